@@ -1,0 +1,278 @@
+// Package model holds Fairlead's nouns: what a Service, an endpoint and a node are, and what happens to a connection.
+//
+// Everything in it is a plain value of the standard library's types. Values are immutable once handed out: whoever
+// needs a different one makes a new one.
+package model
+
+import (
+	"cmp"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Protocol is a transport protocol in Kubernetes' spelling.
+type Protocol string
+
+// The protocols that a Service port can name.
+const (
+	TCP  Protocol = "TCP"
+	UDP  Protocol = "UDP"
+	SCTP Protocol = "SCTP"
+)
+
+// Family is an IP address family in Kubernetes' spelling.
+type Family string
+
+// The two families.
+const (
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
+)
+
+// FamilyOf returns the family of a valid, unmapped address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// ServiceKey names a Service.
+type ServiceKey struct{ Namespace, Name string }
+
+// String returns namespace/name.
+func (k ServiceKey) String() string { return k.Namespace + "/" + k.Name }
+
+// Compare orders keys by namespace, then name.
+func (k ServiceKey) Compare(o ServiceKey) int {
+	return cmp.Or(strings.Compare(k.Namespace, o.Namespace), strings.Compare(k.Name, o.Name))
+}
+
+// ServicePort is the identity of one port of a Service. Port is the port's name, or its number when it has none: a
+// Kubernetes port name has at least one letter, so the two cannot be confused.
+type ServicePort struct {
+	Service  ServiceKey
+	Port     string
+	Protocol Protocol
+}
+
+// String returns namespace/name:port/PROTOCOL.
+func (p ServicePort) String() string {
+	return p.Service.String() + ":" + p.Port + "/" + string(p.Protocol)
+}
+
+// TrafficPolicy is Cluster or Local.
+type TrafficPolicy string
+
+// The traffic policies.
+const (
+	Cluster TrafficPolicy = "Cluster"
+	Local   TrafficPolicy = "Local"
+)
+
+// Service is a Service that a node forwards. A Service that needs no forwarding (headless, ExternalName, another
+// proxy's) has no model.
+type Service struct {
+	Key     ServiceKey
+	Created time.Time // creationTimestamp; decides between two Services that claim the same frontend.
+	Change  Change
+
+	Ports           []Port
+	ClusterIPs      []netip.Addr // At most one of each family.
+	ExternalIPs     []netip.Addr
+	LoadBalancerIPs []netip.Addr // Only those that the proxy answers for (ipMode VIP or unset).
+
+	InternalTrafficPolicy TrafficPolicy
+	ExternalTrafficPolicy TrafficPolicy
+}
+
+// Port is one port of a Service.
+type Port struct {
+	Name     string // Empty for a single unnamed port. EndpointSlices refer to it by this name.
+	Protocol Protocol
+	Port     uint16
+	NodePort uint16 // 0 when there is none.
+}
+
+// ID returns the identity of port p of Service s.
+func (s *Service) ID(p Port) ServicePort {
+	name := p.Name
+	if name == "" {
+		name = strconv.Itoa(int(p.Port))
+	}
+	return ServicePort{Service: s.Key, Port: name, Protocol: p.Protocol}
+}
+
+// EndpointSlice is part of the endpoints of one Service, all of one family.
+type EndpointSlice struct {
+	Namespace, Name string
+	Service         ServiceKey
+	Change          Change
+
+	Family    Family
+	Ports     []SlicePort
+	Endpoints []SliceEndpoint
+}
+
+// SlicePort is one port that every endpoint of a slice serves.
+type SlicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// SliceEndpoint is one endpoint of a slice. Of several addresses only the first counts, as in kube-proxy.
+type SliceEndpoint struct {
+	Address                     netip.Addr
+	Node, Zone                  string
+	Ready, Serving, Terminating bool
+	NodeHints, ZoneHints        []string // forNodes and forZones.
+	Target                      string   // Kind namespace/name of targetRef, for people; may be empty.
+}
+
+// Endpoint is one address:port that can answer for a ServicePort.
+type Endpoint struct {
+	AddrPort netip.AddrPort
+	SliceEndpoint
+}
+
+// Node is a cluster's node as the API describes it.
+type Node struct {
+	Name, Zone string
+	Addresses  []netip.Addr // InternalIPs, then ExternalIPs, in the object's order.
+	PodCIDRs   []netip.Prefix
+	Change     Change
+}
+
+// View is all that may differ between two nodes' translations. It is the only per-node input there is.
+type View struct {
+	Node, Zone string
+}
+
+// Change is the version of an object that a result was made from, for traces.
+type Change struct {
+	Object          string    // Kind namespace/name.
+	ResourceVersion string    // Empty when the source has none.
+	At              time.Time // When the object changed or, failing that, was seen to have changed.
+}
+
+// Kind says how a client came to know a frontend's address.
+type Kind string
+
+// The kinds, in the order of their right to an address that two Services claim.
+const (
+	ClusterIP    Kind = "ClusterIP"
+	LoadBalancer Kind = "LoadBalancer"
+	ExternalIP   Kind = "ExternalIP"
+	NodePort     Kind = "NodePort"
+)
+
+// Origin is where a connection to a frontend starts.
+type Origin int
+
+// The origins, in the order of Frontend.Routes.
+const (
+	FromPod     Origin = iota // A pod.
+	FromNode                  // A process in the node's own network.
+	FromOutside               // Anything else.
+	Origins
+)
+
+// String returns the origin's name in the forwarding table.
+func (o Origin) String() string { return [...]string{"pod", "node", "outside"}[o] }
+
+// Verdict is what happens to a connection.
+type Verdict string
+
+// The verdicts.
+const (
+	Forward Verdict = "forward"
+	Refuse  Verdict = "refuse" // No endpoints anywhere: refused at once.
+	Drop    Verdict = "drop"   // Endpoints exist, but none that a Local traffic policy allows here.
+)
+
+// Source says which source address the endpoint sees.
+type Source string
+
+// The sources.
+const (
+	Preserve   Source = "preserve"
+	Masquerade Source = "masquerade"
+)
+
+// Frontend is one address:port/protocol that a client dials, as one node forwards it.
+type Frontend struct {
+	Address     netip.Addr // The zero Addr for a NodePort, which stands for the node's own addresses.
+	Family      Family
+	Port        uint16
+	Protocol    Protocol
+	Kind        Kind
+	ServicePort ServicePort
+	PortName    string // The Service port's name; may be empty.
+
+	Routes [Origins]Route // By Origin.
+}
+
+// Name returns the frontend's name: 10.96.0.10:80/TCP, [fd00::1]:80/TCP, *:30080/TCP, or [*]:30080/TCP for the IPv6 half of a NodePort.
+func (f *Frontend) Name() string { return f.HostPort() + "/" + string(f.Protocol) }
+
+// HostPort returns the name without its protocol.
+func (f *Frontend) HostPort() string {
+	switch {
+	case f.Address.IsValid():
+		return netip.AddrPortFrom(f.Address, f.Port).String()
+	case f.Family == IPv6:
+		return "[*]:" + strconv.Itoa(int(f.Port))
+	default:
+		return "*:" + strconv.Itoa(int(f.Port))
+	}
+}
+
+// Route is what happens to connections of one origin to a frontend. Source and Set mean something only with Forward.
+type Route struct {
+	Verdict Verdict
+	Source  Source
+	Set     *EndpointSet // Shared between the routes and frontends that use it.
+}
+
+// EndpointSet is the endpoints that a route chooses from, in order of address, then port.
+type EndpointSet struct {
+	Name      string // The ServicePort's, then /ipv6 for that family, then /local for the endpoints of this node alone.
+	Endpoints []Endpoint
+	Changes   []Change // The objects it was made from that changed last.
+}
+
+// Reason classifies a Problem. The list is closed.
+type Reason string
+
+// The reasons.
+const (
+	InvalidObject       Reason = "InvalidObject"       // Cannot be read as what it claims to be.
+	InvalidName         Reason = "InvalidName"         // Not a name that Kubernetes accepts.
+	InvalidAddress      Reason = "InvalidAddress"      // Not an address, or one that nothing can be forwarded to.
+	InvalidPort         Reason = "InvalidPort"         // Not a port that can be served.
+	InvalidValue        Reason = "InvalidValue"        // A field with a value outside its closed list.
+	UnknownProtocol     Reason = "UnknownProtocol"     // Neither TCP, UDP nor SCTP.
+	WrongFamily         Reason = "WrongFamily"         // An address of another family than its object's.
+	DuplicateFrontend   Reason = "DuplicateFrontend"   // Another Service has the address, port and protocol.
+	DuplicateObject     Reason = "DuplicateObject"     // Two manifests describe the same object.
+	TooManyEndpoints    Reason = "TooManyEndpoints"    // More endpoints than one assignment can carry.
+	UnsupportedProtocol Reason = "UnsupportedProtocol" // SCTP.
+	UnsupportedFeature  Reason = "UnsupportedFeature"  // A field whose meaning is not there yet.
+	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
+	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
+)
+
+// Problem is something wrong with one object. The object's other parts, and all other objects, are forwarded.
+type Problem struct {
+	Object  string `json:"object"` // Kind namespace/name, or a file.
+	Reason  Reason `json:"reason"`
+	Message string `json:"message"` // Names the field, the value and the fix.
+}
+
+// Compare orders problems by object, reason and message.
+func (p Problem) Compare(o Problem) int {
+	return cmp.Or(strings.Compare(p.Object, o.Object), cmp.Compare(p.Reason, o.Reason), strings.Compare(p.Message, o.Message))
+}

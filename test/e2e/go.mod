@@ -1,0 +1,3 @@
+module github.com/fairlead/fairlead/test/e2e
+
+go 1.26.0

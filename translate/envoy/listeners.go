@@ -1,0 +1,200 @@
+package envoy
+
+import (
+	"net/netip"
+	"time"
+
+	xdscorepb "github.com/cncf/xds/go/xds/core/v3"
+	matcherpb "github.com/cncf/xds/go/xds/type/matcher/v3"
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	setfilterstatepb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	originalsrcpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
+	setfilterstatenetpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
+	tcpproxypb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	udpproxypb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/udp/udp_proxy/v3"
+	networkpb "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Addresses inside the proxy's network namespace. They are the same in every generation: nothing outside sees them.
+var (
+	// NodePortAlias4 and NodePortAlias6 stand for the node's own addresses: a node cannot route its own address to
+	// another namespace, so a NodePort's destination is rewritten to them on the way in.
+	NodePortAlias4 = netip.MustParseAddr("169.254.64.1")
+	NodePortAlias6 = netip.MustParseAddr("fd00:fa1::1")
+	// Masquerade4 and Masquerade6 hold the sources that datagrams of class masq arrive with.
+	Masquerade4 = netip.MustParsePrefix("169.254.65.0/24")
+	Masquerade6 = netip.MustParsePrefix("fd00:fa1:1::/64")
+)
+
+// Timeouts and sizes of the data path.
+const (
+	// udpIdle ends a UDP session; Linux forgets an unanswered UDP flow after the same time.
+	udpIdle = 30 * time.Second
+	// maxDatagram is the largest UDP payload. Envoy's default drops what is longer than 1500 bytes.
+	maxDatagram = 65_535
+	// bufferLimit bounds what Envoy holds for one direction of one connection. It is a soft limit.
+	bufferLimit = 128 << 10
+	// connectAttempts is how many endpoints are tried before a client's connection is closed.
+	connectAttempts = 3
+)
+
+// ListenerPort returns the port on which Envoy takes the TCP connections of a class.
+func ListenerPort(class frontendpb.Class) uint16 { return 15000 + uint16(class) }
+
+// Classes are the classes of connections, in order.
+var Classes = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ, frontendpb.Class_EXTERNAL}
+
+// CatchAll returns the listeners, one of each family, that take every TCP connection of a class. The cluster is found by the
+// address that the client dialled, so that a new Service needs no new listener: ten thousand clusters load in seconds,
+// ten thousand listeners in minutes.
+func CatchAll(class frontendpb.Class) []*listenerpb.Listener {
+	prefix := ""
+	if class == frontendpb.Class_EXTERNAL {
+		prefix = externalLocal
+	}
+	var out []*listenerpb.Listener
+	for _, family := range []struct {
+		suffix, any, nodePort string
+		alias                 netip.Addr
+	}{
+		{"4", "0.0.0.0", "*", NodePortAlias4},
+		{"6", "::", "[*]", NodePortAlias6},
+	} {
+		l := &listenerpb.Listener{
+			Name:        "catch-all-" + className(class) + "-" + family.suffix,
+			StatPrefix:  className(class),
+			Address:     address(family.any, ListenerPort(class), corepb.SocketAddress_TCP),
+			Transparent: wrapperspb.Bool(true),
+			// A listener bound to any address reads the dialled address of each connection from its socket.
+			FilterChains: []*listenerpb.FilterChain{{
+				Name: "node-port",
+				FilterChainMatch: &listenerpb.FilterChainMatch{PrefixRanges: []*corepb.CidrRange{{
+					AddressPrefix: family.alias.String(), PrefixLen: wrapperspb.UInt32(uint32(family.alias.BitLen())),
+				}}},
+				Filters: tcpFilters(prefix + family.nodePort + ":%DOWNSTREAM_LOCAL_PORT%"),
+			}},
+			DefaultFilterChain:            &listenerpb.FilterChain{Name: "address", Filters: tcpFilters(prefix + "%DOWNSTREAM_LOCAL_ADDRESS%")},
+			PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
+			TcpKeepalive:                  keepalive(),
+		}
+		if class != frontendpb.Class_MASQ {
+			l.ListenerFilters = []*listenerpb.ListenerFilter{{
+				Name:       "original_src",
+				ConfigType: &listenerpb.ListenerFilter_TypedConfig{TypedConfig: mustAny(&originalsrcpb.OriginalSrc{})},
+			}}
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// className returns a class in the spelling of the kernel's chains.
+func className(class frontendpb.Class) string {
+	return map[frontendpb.Class]string{frontendpb.Class_KEEP: "keep", frontendpb.Class_MASQ: "masq", frontendpb.Class_EXTERNAL: "external"}[class]
+}
+
+// tcpFilters forwards a connection to the cluster that format names.
+func tcpFilters(format string) []*listenerpb.Filter {
+	return []*listenerpb.Filter{
+		filter("set_filter_state", &setfilterstatenetpb.Config{OnNewConnection: []*setfilterstatepb.FilterStateValue{{
+			Key: &setfilterstatepb.FilterStateValue_ObjectKey{ObjectKey: "envoy.tcp_proxy.cluster"},
+			Value: &setfilterstatepb.FilterStateValue_FormatString{FormatString: &corepb.SubstitutionFormatString{
+				Format: &corepb.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corepb.DataSource{
+					Specifier: &corepb.DataSource_InlineString{InlineString: format},
+				}},
+			}},
+		}}}),
+		filter("tcp_proxy", &tcpproxypb.TcpProxy{
+			StatPrefix: "tcp",
+			// Only used were the name above missing; Envoy insists on one.
+			ClusterSpecifier: &tcpproxypb.TcpProxy_Cluster{Cluster: "none"},
+			// The kernel never closes an idle connection, so neither does Envoy; keep-alives find dead peers.
+			IdleTimeout:        durationpb.New(0),
+			MaxConnectAttempts: wrapperspb.UInt32(connectAttempts),
+		}),
+	}
+}
+
+// filter wraps a network filter's configuration.
+func filter(name string, config proto.Message) *listenerpb.Filter {
+	return &listenerpb.Filter{Name: name, ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: mustAny(config)}}
+}
+
+// UDPListener returns the listener of a UDP frontend, bound to its very address: Envoy answers datagrams from the port
+// that its socket is bound to, so they cannot be steered to another one. pods are the sources that count as pods, which
+// matters when connections from outside have endpoints of their own.
+func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listener {
+	m := FrontendModel(f)
+	m.Protocol = model.UDP
+	ip := m.Address
+	if !ip.IsValid() {
+		ip = NodePortAlias4
+		if m.Family == model.IPv6 {
+			ip = NodePortAlias6
+		}
+	}
+	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(m, false))}
+	if f.GetOutside().GetClass() == frontendpb.Class_EXTERNAL || f.GetOutside().GetVerdict() == frontendpb.Verdict_DROP {
+		matcher.OnNoMatch = udpRoute(clusterName(m, true))
+		matcher.MatcherType = sourceMatcher(append([]netip.Prefix{Masquerade4, Masquerade6}, pods...), udpRoute(clusterName(m, false)))
+	}
+	socket := &corepb.UdpSocketConfig{
+		MaxRxDatagramSize: wrapperspb.UInt64(maxDatagram),
+		// Envoy's sockets always coalesce datagrams; only this way of reading takes them apart again.
+		PreferGro: wrapperspb.Bool(true),
+	}
+	return &listenerpb.Listener{
+		Name:              "udp/" + m.HostPort(),
+		StatPrefix:        "udp",
+		Address:           address(ip.String(), m.Port, corepb.SocketAddress_UDP),
+		Transparent:       wrapperspb.Bool(true),
+		UdpListenerConfig: &listenerpb.UdpListenerConfig{DownstreamSocketConfig: socket},
+		ListenerFilters: []*listenerpb.ListenerFilter{{Name: "udp_proxy", ConfigType: &listenerpb.ListenerFilter_TypedConfig{
+			TypedConfig: mustAny(&udpproxypb.UdpProxyConfig{
+				StatPrefix:           "udp",
+				RouteSpecifier:       &udpproxypb.UdpProxyConfig_Matcher{Matcher: matcher},
+				IdleTimeout:          durationpb.New(udpIdle),
+				UseOriginalSrcIp:     true,
+				UpstreamSocketConfig: socket,
+			}),
+		}}},
+	}
+}
+
+// udpRoute sends a datagram to a cluster.
+func udpRoute(cluster string) *matcherpb.Matcher_OnMatch {
+	return &matcherpb.Matcher_OnMatch{OnMatch: &matcherpb.Matcher_OnMatch_Action{Action: &xdscorepb.TypedExtensionConfig{
+		Name: "route", TypedConfig: mustAny(&udpproxypb.Route{Cluster: cluster}),
+	}}}
+}
+
+// sourceMatcher matches datagrams from any of the prefixes.
+func sourceMatcher(prefixes []netip.Prefix, onMatch *matcherpb.Matcher_OnMatch) *matcherpb.Matcher_MatcherTree_ {
+	ranges := make([]*xdscorepb.CidrRange, len(prefixes))
+	for i, p := range prefixes {
+		ranges[i] = &xdscorepb.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))}
+	}
+	return &matcherpb.Matcher_MatcherTree_{MatcherTree: &matcherpb.Matcher_MatcherTree{
+		Input: &xdscorepb.TypedExtensionConfig{Name: "source-ip", TypedConfig: mustAny(&networkpb.SourceIPInput{})},
+		TreeType: &matcherpb.Matcher_MatcherTree_CustomMatch{CustomMatch: &xdscorepb.TypedExtensionConfig{
+			Name: "ip", TypedConfig: mustAny(&matcherpb.IPMatcher{RangeMatchers: []*matcherpb.IPMatcher_IPRangeMatcher{{Ranges: ranges, OnMatch: onMatch}}}),
+		}},
+	}}
+}
+
+// mustAny packs a message that this package built itself. Packing fails only for messages that are not valid UTF-8.
+func mustAny(m proto.Message) *anypb.Any {
+	a := &anypb.Any{}
+	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil {
+		panic(err)
+	}
+	return a
+}

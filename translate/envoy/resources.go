@@ -1,0 +1,221 @@
+// Package envoy turns a node's frontends into the resources that Envoy and the agent are served over xDS, and builds
+// what never changes with a Service: the catch-all listeners and the bootstrap.
+//
+// Frontends come in, protobuf messages go out, in a fixed order and with fixed content for equal input. The package
+// never talks to anything.
+package envoy
+
+import (
+	"net/netip"
+	"time"
+
+	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// The xDS types that Fairlead serves.
+const (
+	ClusterType    = gcpresource.ClusterType
+	AssignmentType = gcpresource.EndpointType
+	ListenerType   = gcpresource.ListenerType
+	FrontendType   = "type.googleapis.com/fairlead.v1.Frontend"
+	NodeType       = "type.googleapis.com/fairlead.v1.Node"
+)
+
+// Prefixes of cluster names. A cluster without one balances TCP connections over the endpoints of the cluster set.
+const (
+	externalLocal = "external-local/" // Endpoints of externalTrafficPolicy Local.
+	udp           = "udp/"            // One address and port may carry TCP and UDP, as a DNS Service's does.
+)
+
+// Limits of a cluster. Envoy's own defaults (1024 connections) would refuse clients that kube-proxy serves.
+const unlimited = 1_000_000_000
+
+// connectTimeout is how long Envoy waits for an endpoint before it tries another. The kernel resends a lost SYN after
+// 1 s and 3 s, so 5 s forgives two losses.
+const connectTimeout = 5 * time.Second
+
+// Resource is one xDS resource before it is marshalled.
+type Resource struct {
+	TypeURL, Name string
+	Message       proto.Message
+
+	// Clusters are the clusters that refer to an assignment, in order. Envoy does not ask again for an assignment that
+	// it already watches, so one must be sent again after each new cluster that shares it.
+	Clusters []string
+}
+
+// Resources returns what one Service contributes on the nodes that see it as frontends: clusters, then assignments,
+// then frontends, each in the order of frontends.
+func Resources(frontends []model.Frontend) []Resource {
+	var clusters, assignments, fronts []Resource
+	bySet := map[string]int{} // Set name → index in assignments.
+	add := func(name string, set *model.EndpointSet) {
+		clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
+		i, ok := bySet[set.Name]
+		if !ok {
+			i = len(assignments)
+			bySet[set.Name] = i
+			assignments = append(assignments, Resource{TypeURL: AssignmentType, Name: set.Name, Message: assignment(set)})
+		}
+		assignments[i].Clusters = append(assignments[i].Clusters, name)
+	}
+	for i := range frontends {
+		f := &frontends[i]
+		if set := f.Routes[model.FromPod].Set; set != nil {
+			add(clusterName(f, false), set)
+		}
+		if outside := f.Routes[model.FromOutside]; external(f) && outside.Set != nil {
+			add(clusterName(f, true), outside.Set)
+		}
+		fronts = append(fronts, Resource{TypeURL: FrontendType, Name: f.Name(), Message: frontend(f)})
+	}
+	return append(append(clusters, assignments...), fronts...)
+}
+
+// external reports whether connections from outside have endpoints of their own (externalTrafficPolicy Local).
+func external(f *model.Frontend) bool {
+	return f.Kind != model.ClusterIP && f.Routes[model.FromOutside].Set != f.Routes[model.FromPod].Set
+}
+
+// clusterName returns the name under which a node's listeners look for a frontend's cluster.
+func clusterName(f *model.Frontend, external bool) string {
+	name := f.HostPort()
+	if f.Protocol == model.UDP {
+		name = udp + name
+	}
+	if external {
+		name = externalLocal + name
+	}
+	return name
+}
+
+// cluster returns the cluster of a frontend. It depends on nothing but its two names: Envoy drains the connections of
+// a cluster that changes, so all that changes is in the assignment.
+func cluster(name, set string) *clusterpb.Cluster {
+	return &clusterpb.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterpb.Cluster_EDS},
+		EdsClusterConfig:     &clusterpb.Cluster_EdsClusterConfig{ServiceName: set, EdsConfig: adsSource()},
+		ConnectTimeout:       durationpb.New(connectTimeout),
+		LbPolicy:             clusterpb.Cluster_ROUND_ROBIN,
+		// A panicking balancer would send to endpoints that are known to be bad.
+		CommonLbConfig:                &clusterpb.Cluster_CommonLbConfig{HealthyPanicThreshold: &typepb.Percent{}},
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
+		UpstreamConnectionOptions:     &clusterpb.UpstreamConnectionOptions{TcpKeepalive: keepalive()},
+		CircuitBreakers: &clusterpb.CircuitBreakers{Thresholds: []*clusterpb.CircuitBreakers_Thresholds{{
+			MaxConnections:     wrapperspb.UInt32(unlimited),
+			MaxPendingRequests: wrapperspb.UInt32(unlimited),
+			MaxRequests:        wrapperspb.UInt32(unlimited),
+			MaxRetries:         wrapperspb.UInt32(unlimited),
+		}}},
+	}
+}
+
+// adsSource says that a resource comes over the stream that the cluster came by.
+func adsSource() *corepb.ConfigSource {
+	return &corepb.ConfigSource{
+		ResourceApiVersion:    corepb.ApiVersion_V3,
+		ConfigSourceSpecifier: &corepb.ConfigSource_Ads{Ads: &corepb.AggregatedConfigSource{}},
+	}
+}
+
+// keepalive finds peers that are gone: idle connections are otherwise kept for ever, as kube-proxy keeps them.
+func keepalive() *corepb.TcpKeepalive {
+	return &corepb.TcpKeepalive{
+		KeepaliveTime:     wrapperspb.UInt32(300),
+		KeepaliveInterval: wrapperspb.UInt32(30),
+		KeepaliveProbes:   wrapperspb.UInt32(4),
+	}
+}
+
+// assignment returns the endpoints of a set. gRPC ignores a locality without a weight and rejects an assignment
+// without localities' names; weights by size keep the balance even over all endpoints.
+func assignment(set *model.EndpointSet) *endpointpb.ClusterLoadAssignment {
+	cla := &endpointpb.ClusterLoadAssignment{
+		ClusterName: set.Name,
+		// One healthy endpoint is enough to keep a priority: never spill over because some are gone.
+		Policy: &endpointpb.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(1_000_000)},
+	}
+	byZone := map[string]*endpointpb.LocalityLbEndpoints{}
+	for i := range set.Endpoints {
+		e := &set.Endpoints[i]
+		locality := byZone[e.Zone]
+		if locality == nil {
+			locality = &endpointpb.LocalityLbEndpoints{Locality: &corepb.Locality{Zone: e.Zone}, LoadBalancingWeight: wrapperspb.UInt32(0)}
+			byZone[e.Zone] = locality
+			cla.Endpoints = append(cla.Endpoints, locality)
+		}
+		locality.LoadBalancingWeight.Value++
+		locality.LbEndpoints = append(locality.LbEndpoints, &endpointpb.LbEndpoint{
+			HostIdentifier: &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{
+				Address: address(e.AddrPort.Addr().String(), e.AddrPort.Port(), corepb.SocketAddress_TCP),
+			}},
+		})
+	}
+	return cla
+}
+
+// address returns a socket address.
+func address(ip string, port uint16, protocol corepb.SocketAddress_Protocol) *corepb.Address {
+	return &corepb.Address{Address: &corepb.Address_SocketAddress{SocketAddress: &corepb.SocketAddress{
+		Protocol:      protocol,
+		Address:       ip,
+		PortSpecifier: &corepb.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}
+
+// frontend returns the agent's input for a frontend.
+func frontend(f *model.Frontend) *frontendpb.Frontend {
+	pb := &frontendpb.Frontend{
+		Ipv6:     f.Family == model.IPv6,
+		Port:     uint32(f.Port),
+		Protocol: string(f.Protocol),
+		Kind:     string(f.Kind),
+		Service:  f.ServicePort.String(),
+		Pod:      route(f, model.FromPod),
+		Node:     route(f, model.FromNode),
+		Outside:  route(f, model.FromOutside),
+	}
+	if f.Address.IsValid() {
+		pb.Address = f.Address.AsSlice()
+	}
+	return pb
+}
+
+// route returns the verdict and the class of one origin's connections.
+func route(f *model.Frontend, origin model.Origin) *frontendpb.Route {
+	r := f.Routes[origin]
+	switch {
+	case r.Verdict == model.Refuse:
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_REFUSE}
+	case r.Verdict == model.Drop:
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
+	case origin == model.FromNode || r.Source == model.Masquerade:
+		// A host's own address cannot be spoofed from a veth: its replies would never leave the host.
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_MASQ}
+	case origin == model.FromOutside && external(f):
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}
+	default:
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_KEEP}
+	}
+}
+
+// FrontendModel returns the address, family, port, protocol and kind of a frontend; its routes stay empty.
+func FrontendModel(f *frontendpb.Frontend) *model.Frontend {
+	m := &model.Frontend{Family: model.IPv4, Port: uint16(f.GetPort()), Protocol: model.Protocol(f.GetProtocol()), Kind: model.Kind(f.GetKind())}
+	if f.GetIpv6() {
+		m.Family = model.IPv6
+	}
+	m.Address, _ = netip.AddrFromSlice(f.GetAddress())
+	return m
+}

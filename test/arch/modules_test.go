@@ -1,0 +1,60 @@
+package arch
+
+import (
+	"strings"
+	"testing"
+)
+
+// maxDependencies is how many modules Fairlead itself may require directly.
+const maxDependencies = 16
+
+// A requirement is a module that a go.mod asks for by name.
+type requirement struct{ module, comment string }
+
+// direct returns the requirements of a go.mod that are not marked indirect.
+func direct(text string) []requirement {
+	var found []requirement
+	inside := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "require (":
+			inside = true
+			continue
+		case line == ")":
+			inside = false
+			continue
+		}
+		line, single := strings.CutPrefix(line, "require ")
+		if !inside && !single || line == "" || strings.HasPrefix(line, "//") {
+			continue
+		}
+		entry, comment, _ := strings.Cut(line, "//")
+		if comment = strings.TrimSpace(comment); comment != "indirect" {
+			found = append(found, requirement{strings.Fields(entry)[0], comment})
+		}
+	}
+	return found
+}
+
+func TestDependenciesHaveAReason(t *testing.T) {
+	required := direct(string(texts(t)["go.mod"]))
+	if len(required) == 0 {
+		t.Error("go.mod names no direct dependency: is it read right?")
+	}
+	for _, r := range required {
+		if r.comment == "" {
+			t.Errorf("go.mod requires %s without a reason: write it as a comment at the end of the line; adding a dependency needs a better one than convenience", r.module)
+		}
+	}
+	if len(required) > maxDependencies {
+		t.Errorf("go.mod has %d direct dependencies, more than the %d that can be watched over: %v", len(required), maxDependencies, required)
+	}
+}
+
+func TestDirectReadsRequirements(t *testing.T) {
+	got := direct("module m\n\nrequire a.b/one v1.0.0\nrequire (\n\ta.b/two v1.2.3 // Why.\n\ta.b/three v0.1.0 // indirect\n)\n")
+	if len(got) != 2 || got[0] != (requirement{"a.b/one", ""}) || got[1] != (requirement{"a.b/two", "Why."}) {
+		t.Errorf("read %v", got)
+	}
+}

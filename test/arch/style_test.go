@@ -1,0 +1,203 @@
+package arch
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"path"
+	"slices"
+	"strings"
+)
+
+// The sizes above which a file or function is hardly about one thing.
+const (
+	maxFileLines     = 500
+	maxFunctionLines = 80
+	maxArguments     = 4
+)
+
+var callRules = []rule{
+	{
+		name:    "addresses are netip",
+		why:     "net/netip values compare, sort and key maps, and refuse the spellings (leading zeros) that a net.IP reads in two ways",
+		applies: everywhere,
+		find:    func(s *source) []finding { return s.uses("net", "ParseIP", "ParseCIDR") },
+		example: example{"server/x.go", "package server\nimport \"net\"\nvar a = net.ParseIP(\"::\")"},
+	},
+	{
+		name:    "no sleeping",
+		why:     "a sleep is too long on a fast machine and too short on a slow one: wait for the condition, with a deadline",
+		applies: everywhere,
+		find:    func(s *source) []finding { return s.uses("time", "Sleep") },
+		example: example{"cache/x_test.go", "package cache\nimport \"time\"\nfunc f() { time.Sleep(1) }"},
+	},
+	{
+		name:    "contexts come from the caller",
+		why:     "work that no context ends outlives its server",
+		applies: everywhere,
+		find:    func(s *source) []finding { return s.uses("context", "TODO") },
+		example: example{"server/x.go", "package server\nimport \"context\"\nvar c = context.TODO()"},
+	},
+	{
+		name:    "only cmd exits",
+		why:     "whoever calls a library decides whether the process ends; deferred clean-up would not run",
+		applies: func(s *source) bool { return inProduct(s) && !s.under("cmd") },
+		find: func(s *source) []finding {
+			return slices.Concat(s.uses("os", "Exit"), s.uses("log", "Fatal", "Fatalf", "Fatalln"))
+		},
+		example: example{"server/x.go", "package server\nimport \"os\"\nfunc f() { os.Exit(1) }"},
+	},
+	{
+		name:    "no panic",
+		why:     "one bad object must never stop the others: return an error that names it",
+		applies: func(s *source) bool { return inProduct(s) && !s.under("cmd") },
+		find: func(s *source) []finding {
+			return findNodes(s, func(n ast.Node) string {
+				if call, ok := n.(*ast.CallExpr); ok {
+					if name, ok := call.Fun.(*ast.Ident); ok && name.Name == "panic" {
+						return "a call of panic"
+					}
+				}
+				return ""
+			})
+		},
+		example: example{"cache/x.go", `package cache; func f() { panic("x") }`},
+	},
+	{
+		name:    "no init",
+		why:     "what happens when a package is imported cannot be configured, tested or left out",
+		applies: everywhere,
+		find: func(s *source) []finding {
+			return findFunctions(s, func(f *ast.FuncDecl) string {
+				if f.Recv == nil && f.Name.Name == "init" {
+					return "an init function"
+				}
+				return ""
+			})
+		},
+		example: example{"cache/x.go", `package cache; func init() {}`},
+	},
+}
+
+var shapeRules = []rule{
+	{
+		name:    "files are about one thing",
+		why:     fmt.Sprintf("a file of more than %d lines is about more than one thing: split it by its nouns", maxFileLines),
+		applies: everywhere,
+		find: func(s *source) []finding {
+			if n := bytes.Count(s.text, []byte("\n")); n > maxFileLines {
+				return []finding{{1, fmt.Sprintf("%d lines", n)}}
+			}
+			return nil
+		},
+		example: example{"cache/x.go", "package cache" + strings.Repeat("\n", maxFileLines+1)},
+	},
+	{
+		name:    "functions fit on a screen",
+		why:     fmt.Sprintf("a function of more than %d lines does several things: give each a name", maxFunctionLines),
+		applies: everywhere,
+		find: func(s *source) []finding {
+			return findFunctions(s, func(f *ast.FuncDecl) string {
+				if n := s.lines(f); n > maxFunctionLines {
+					return fmt.Sprintf("%s has %d lines", f.Name.Name, n)
+				}
+				return ""
+			})
+		},
+		example: example{"cache/x.go", "package cache\nfunc f() {" + strings.Repeat("\n", maxFunctionLines) + "}"},
+	},
+	{
+		name:    "constructors take a Config",
+		why:     fmt.Sprintf("more than %d positional arguments are swapped by accident: take a Config struct", maxArguments),
+		applies: inProduct,
+		find: func(s *source) []finding {
+			return findFunctions(s, func(f *ast.FuncDecl) string {
+				if n := f.Type.Params.NumFields(); strings.HasPrefix(strings.ToLower(f.Name.Name), "new") && n > maxArguments {
+					return fmt.Sprintf("%s takes %d arguments", f.Name.Name, n)
+				}
+				return ""
+			})
+		},
+		example: example{"cache/x.go", `package cache; func New(a, b, c, d, e int) {}`},
+	},
+	{
+		name:    "packages are named for what they provide",
+		why:     "a package of odds and ends grows without a reader noticing: put the code beside its user",
+		applies: everywhere,
+		find: func(s *source) []finding {
+			if name := path.Base(s.folder()); slices.Contains([]string{"util", "utils", "common", "helpers", "misc"}, name) {
+				return []finding{{1, "a package " + name}}
+			}
+			return nil
+		},
+		example: example{"server/util/x.go", `package util`},
+	},
+	{
+		name:    "exported names are documented",
+		why:     "whoever reads an exported name is somewhere else: it says what it means, in which unit, and what it promises",
+		applies: inProduct,
+		find:    findUndocumented,
+		example: example{"cache/x.go", `package cache; func New() {}`},
+	},
+}
+
+// findFunctions returns a finding for each function or method that judge has something to say about.
+func findFunctions(s *source, judge func(*ast.FuncDecl) string) []finding {
+	return findNodes(s, func(n ast.Node) string {
+		if f, ok := n.(*ast.FuncDecl); ok {
+			return judge(f)
+		}
+		return ""
+	})
+}
+
+// findUndocumented returns the exported functions, methods of exported types, types, constants and variables that have no
+// comment. A comment on a group speaks for its members.
+func findUndocumented(s *source) []finding {
+	var found []finding
+	for _, declaration := range s.file.Decls {
+		switch d := declaration.(type) {
+		case *ast.FuncDecl:
+			if d.Doc == nil && d.Name.IsExported() && exportedReceiver(d) {
+				found = append(found, finding{s.line(d), d.Name.Name})
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				if name := undocumentedName(spec); name != "" && d.Doc == nil {
+					found = append(found, finding{s.line(spec), name})
+				}
+			}
+		}
+	}
+	return found
+}
+
+func exportedReceiver(f *ast.FuncDecl) bool {
+	if f.Recv == nil {
+		return true
+	}
+	receiver := f.Recv.List[0].Type
+	if pointer, ok := receiver.(*ast.StarExpr); ok {
+		receiver = pointer.X
+	}
+	if generic, ok := receiver.(*ast.IndexExpr); ok {
+		receiver = generic.X
+	}
+	name, ok := receiver.(*ast.Ident)
+	return ok && name.IsExported()
+}
+
+// undocumentedName returns the first exported name of a spec without a comment of its own.
+func undocumentedName(spec ast.Spec) string {
+	switch spec := spec.(type) {
+	case *ast.TypeSpec:
+		if spec.Doc == nil && spec.Comment == nil && spec.Name.IsExported() {
+			return spec.Name.Name
+		}
+	case *ast.ValueSpec:
+		if spec.Doc == nil && spec.Comment == nil && spec.Names[0].IsExported() {
+			return spec.Names[0].Name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,64 @@
+# Fairlead: `make help` lists what there is. Every target sets up what it needs by itself.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where test/tools/setup.sh puts Envoy. It reads the caller's $ENVOY first, so only what runs after it gets this one.
+with_envoy := ENVOY=$(CURDIR)/.cache/envoy/envoy
+
+# nft lives outside an ordinary user's PATH on many systems.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# The race detector needs a C compiler. Without one the tests still run.
+race := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+
+# Packages with goroutines of their own, or whose callers have many.
+fast_tests := $(addprefix ./,cmd/... translate/... cache/... server/... test/ads/... test/scenarios/...)
+protos := translate/frontendpb/frontend.proto
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/fairlead, one static binary
+	@CGO_ENABLED=0 go build -trimpath -o bin/fairlead ./cmd/fairlead
+
+.PHONY: setup
+setup: ## Put nft and Envoy in place; demo, test, e2e and bench do it by themselves
+	@test/tools/setup.sh
+
+.PHONY: demo
+demo: setup build ## Two nodes on this machine, with traffic, changes and Envoy replaced; about a minute
+	@$(with_envoy) bin/fairlead demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: setup ## Every test but e2e: units, scenarios, protocol, and packets through real Envoys in namespaces
+	@[ -n "$(race)" ] || echo 'no C compiler: testing without the race detector'
+	go test $(race) $(fast_tests)
+	$(with_envoy) go test -count=1 ./test/node/... ./test/arch/...
+
+.PHONY: e2e
+e2e: setup build ## Against a real Kubernetes control plane and CoreDNS, built from their modules on the first run
+	@echo 'not yet'
+
+.PHONY: bench
+bench: setup build ## Data path, change latency and scale, beside their peers in one run
+	@echo 'not yet'
+
+.PHONY: check
+check: ## Formatting, vet, staticcheck, architecture, tidy modules, generated code
+	@test/tools/check.sh
+
+.PHONY: generate
+generate: ## Generate the Go code of the .proto files
+	@go run -C test/tools ./protogen $(PROTOGEN_FLAGS) -root $(CURDIR) $(protos)
+
+.PHONY: golden
+golden: ## Rewrite the expected results of the tests that have files of them; read the diff
+	go test ./test/scenarios/... -update
+
+.PHONY: clean
+clean: ## Remove what was built and downloaded into the checkout
+	rm -rf bin .cache

@@ -50,8 +50,8 @@ func (k ServiceKey) Compare(o ServiceKey) int {
 	return cmp.Or(strings.Compare(k.Namespace, o.Namespace), strings.Compare(k.Name, o.Name))
 }
 
-// ServicePort is the identity of one port of a Service. Port is the port's name, or its number when it has none: a
-// Kubernetes port name has at least one letter, so the two cannot be confused.
+// ServicePort is the identity of one port of a Service. Port is the port's name, or its number when it has none:
+// Kubernetes lets a port go without a name only when it is the Service's single port, so the two cannot be confused.
 type ServicePort struct {
 	Service  ServiceKey
 	Port     string
@@ -146,6 +146,40 @@ type Node struct {
 	Change     Change
 }
 
+// ObjectKind is the kind of a Kubernetes object that Fairlead reads.
+type ObjectKind string
+
+// The kinds of objects.
+const (
+	KindService       ObjectKind = "Service"
+	KindEndpointSlice ObjectKind = "EndpointSlice"
+	KindNode          ObjectKind = "Node"
+)
+
+// ObjectKey names an object. Nodes have no namespace.
+type ObjectKey struct {
+	Kind            ObjectKind
+	Namespace, Name string
+}
+
+// String returns kind namespace/name, as Problem.Object and Change.Object spell it.
+func (k ObjectKey) String() string {
+	if k.Namespace == "" {
+		return string(k.Kind) + " " + k.Name
+	}
+	return string(k.Kind) + " " + k.Namespace + "/" + k.Name
+}
+
+// Object is what one Kubernetes object means: at most one of a Service, an EndpointSlice and a Node, and what is wrong
+// with it. An object that needs no forwarding means none of them, and may have problems still.
+type Object struct {
+	Key      ObjectKey
+	Service  *Service
+	Slice    *EndpointSlice
+	Node     *Node
+	Problems []Problem
+}
+
 // View is all that may differ between two nodes' translations. It is the only per-node input there is.
 type View struct {
 	Node, Zone string
@@ -230,18 +264,18 @@ func (f *Frontend) HostPort() string {
 	}
 }
 
-// Route is what happens to connections of one origin to a frontend. Source and Set mean something only with Forward.
+// Route is what happens to connections of one origin to a frontend.
 type Route struct {
 	Verdict Verdict
-	Source  Source
-	Set     *EndpointSet // Shared between the routes and frontends that use it.
+	Source  Source       // Only with Forward.
+	Set     *EndpointSet // Never nil, and empty unless the verdict is Forward. Shared between the routes and frontends that use it.
 }
 
 // EndpointSet is the endpoints that a route chooses from, in order of address, then port.
 type EndpointSet struct {
 	Name      string // The ServicePort's, then /ipv6 for that family, then /local for the endpoints of this node alone.
 	Endpoints []Endpoint
-	Changes   []Change // The objects it was made from that changed last.
+	Changes   []Change // Of the objects it was made from, the one that changed last; several if they did so at once.
 }
 
 // Reason classifies a Problem. The list is closed.

@@ -1,0 +1,203 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// MaxEndpoints is how many endpoints one set holds at most: as many as fit the 4 MiB that gRPC receives as one message
+// by default, since an assignment cannot be split. Of more, the first in order are used and a Problem says so.
+const MaxEndpoints = 65536
+
+// Plan is how one Service is forwarded on all nodes. It is immutable and safe for concurrent use.
+type Plan struct {
+	service   *model.Service
+	frontends []planned // In order of claim.
+	pools     []*pool
+}
+
+// planned is a frontend and the pool that it takes its endpoints from.
+type planned struct {
+	wish
+	pool int // Index in Plan.pools.
+}
+
+// newPlan plans the frontends that a Service was granted.
+func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []wish) *Plan {
+	type poolKey struct {
+		port   int
+		family model.Family
+	}
+	p := &Plan{service: s}
+	index := map[poolKey]int{}
+	for _, w := range granted {
+		key := poolKey{w.port, w.family}
+		i, ok := index[key]
+		if !ok {
+			i = len(p.pools)
+			index[key] = i
+			port := s.Ports[w.port]
+			p.pools = append(p.pools, &pool{
+				id:         s.ID(port),
+				family:     w.family,
+				candidates: gather(sorted, port, w.family),
+				changes:    latest(s, sorted, w.family),
+			})
+		}
+		inside, outside := policies(s, w.kind)
+		p.pools[i].usesCluster = p.pools[i].usesCluster || inside == model.Cluster || outside == model.Cluster
+		p.pools[i].usesLocal = p.pools[i].usesLocal || inside == model.Local || outside == model.Local
+		p.frontends = append(p.frontends, planned{w, i})
+	}
+	for _, pool := range p.pools {
+		pool.survey()
+	}
+	slices.SortFunc(p.frontends, func(a, b planned) int { return a.claim.compare(b.claim) })
+	return p
+}
+
+// latest returns the change of the Service or of one of its slices of a family that came last.
+func latest(s *model.Service, sorted []*model.EndpointSlice, family model.Family) []model.Change {
+	changes := []model.Change{s.Change}
+	for _, slice := range sorted {
+		switch c := slice.Change.At.Compare(changes[0].At); {
+		case slice.Family != family || c < 0:
+		case c > 0:
+			changes = append(changes[:0], slice.Change)
+		default:
+			changes = append(changes, slice.Change)
+		}
+	}
+	return changes
+}
+
+// Service returns the Service that is planned. It must not be changed.
+func (p *Plan) Service() *model.Service { return p.service }
+
+// Variant is the part of a view that matters for one Service. Views with the same variant see the same frontends.
+// Empty when neither the view's node nor its zone matters; else node/zone, each empty where it does not matter.
+type Variant string
+
+// Variant returns the part of a view that matters: the node where it holds endpoints of a Local traffic policy or is
+// hinted to, the zone where zone hints decide. All other nodes share what is left.
+func (p *Plan) Variant(v model.View) Variant {
+	var matters model.View
+	for _, pool := range p.pools {
+		if pool.usesLocal {
+			if _, held := pool.locals[v.Node]; held {
+				matters.Node = v.Node
+			}
+		}
+		if !pool.usesCluster {
+			continue
+		}
+		switch pool.hintsFor(v) {
+		case HintsForNode:
+			matters.Node = v.Node
+		case HintsForZone:
+			matters.Zone = v.Zone
+		}
+	}
+	if matters == (model.View{}) {
+		return ""
+	}
+	return Variant(matters.Node + "/" + matters.Zone)
+}
+
+// view returns the view that a variant stands for. A node's name holds no slash.
+func (v Variant) view() model.View {
+	node, zone, _ := strings.Cut(string(v), "/")
+	return model.View{Node: node, Zone: zone}
+}
+
+// Frontends returns the Service's frontends as the views of a variant see them, in order of address (NodePorts last),
+// port, protocol and family. Frontends and routes that use the same endpoints share one set.
+func (p *Plan) Frontends(v Variant) []model.Frontend { return p.frontendsOf(v.view()) }
+
+// frontendsOf returns the frontends of one view.
+func (p *Plan) frontendsOf(v model.View) []model.Frontend {
+	sets := make([]sets, len(p.pools))
+	for i, pool := range p.pools {
+		sets[i] = pool.sets(v)
+	}
+	frontends := make([]model.Frontend, len(p.frontends))
+	for i, f := range p.frontends {
+		port := p.service.Ports[f.port]
+		frontends[i] = model.Frontend{
+			Address:     f.address,
+			Family:      f.family,
+			Port:        f.wish.claim.port,
+			Protocol:    f.protocol,
+			Kind:        f.kind,
+			ServicePort: p.service.ID(port),
+			PortName:    port.Name,
+			Routes:      routes(p.service, f.kind, sets[f.pool]),
+		}
+	}
+	return frontends
+}
+
+// sets are the endpoint sets of a pool for one view.
+type sets struct {
+	cluster, local *model.EndpointSet
+	anywhere       bool // Whether any node has endpoints.
+}
+
+// sets returns the pool's sets for a view; nil for one that no frontend uses.
+func (p *pool) sets(v model.View) sets {
+	c := choose(p, v)
+	s := sets{anywhere: p.anywhere()}
+	if p.usesCluster {
+		s.cluster = p.set("", c.cluster)
+	}
+	if p.usesLocal {
+		s.local = p.set("/local", c.local)
+	}
+	return s
+}
+
+// set returns the set of the candidates that are used, at most MaxEndpoints.
+func (p *pool) set(suffix string, use func(candidate) Use) *model.EndpointSet {
+	name := p.id.String()
+	if p.family == model.IPv6 {
+		name += "/ipv6"
+	}
+	set := &model.EndpointSet{Name: name + suffix, Changes: p.changes}
+	for _, c := range p.candidates {
+		if use(c) != Used {
+			continue
+		}
+		if len(set.Endpoints) == MaxEndpoints {
+			break
+		}
+		set.Endpoints = append(set.Endpoints, model.Endpoint{AddrPort: c.addrPort, SliceEndpoint: *c.endpoint})
+	}
+	return set
+}
+
+// problems returns what is wrong with the Service as a whole.
+func (p *Plan) problems() []model.Problem {
+	var all []model.Problem
+	for _, pool := range p.pools {
+		n := 0
+		for _, c := range pool.candidates {
+			if usable(c, !pool.anyReady) == Used {
+				n++
+			}
+		}
+		if n <= MaxEndpoints {
+			continue
+		}
+		all = append(all, model.Problem{
+			Object: object(p.service.Key),
+			Reason: model.TooManyEndpoints,
+			Message: fmt.Sprintf("port %s has %d %s endpoints, but a node can take %d: only the first of them, by address, get connections; spread the pods over several Services",
+				cmp.Or(pool.id.Port, "?"), n, pool.family, MaxEndpoints),
+		})
+	}
+	return all
+}

@@ -31,11 +31,7 @@ type pool struct {
 	changes    []model.Change
 
 	anyReady, anyDraining bool
-
-	// Where all ready candidates are hinted: the nodes and zones that one of them is hinted to. Else nil.
-	hintedNodes, hintedZones map[string]bool
-	// The first ready candidate without such a hint, if there is one.
-	unhintedNode, unhintedZone netip.AddrPort
+	nodeHints, zoneHints  hints // Of the ready candidates.
 
 	// The nodes that hold candidates that are ready (true), or only draining ones (false). Nil if no frontend of the
 	// pool has a Local traffic policy.
@@ -76,10 +72,36 @@ func gather(sorted []*model.EndpointSlice, port model.Port, family model.Family)
 	return slices.CompactFunc(all, func(a, b candidate) bool { return a.addrPort == b.addrPort })
 }
 
+// hints is what one sort of topology hints, for nodes or for zones, says.
+type hints struct {
+	targets  map[string]bool // What at least one candidate is hinted to. Nil if there are no hints.
+	switched bool            // A candidate has no hint, so none holds.
+	by       netip.AddrPort  // The first such candidate.
+}
+
+// note adds one candidate's hints.
+func (h *hints) note(c candidate, targets []string) {
+	none := true
+	for _, t := range targets {
+		if t == "" {
+			continue
+		}
+		if h.targets == nil {
+			h.targets = map[string]bool{}
+		}
+		h.targets[t] = true
+		none = false
+	}
+	if none && !h.switched {
+		h.switched, h.by = true, c.addrPort
+	}
+}
+
+// hold reports whether the hints narrow the endpoints for a node or zone.
+func (h *hints) hold(name string) bool { return !h.switched && h.targets[name] }
+
 // survey gathers the pool's facts.
 func (p *pool) survey() {
-	allNode, allZone := true, true
-	nodes, zones := map[string]bool{}, map[string]bool{}
 	if p.usesLocal {
 		p.locals = map[string]bool{}
 	}
@@ -87,12 +109,8 @@ func (p *pool) survey() {
 		switch {
 		case c.ready():
 			p.anyReady = true
-			if !addHints(nodes, c.endpoint.NodeHints) && allNode {
-				allNode, p.unhintedNode = false, c.addrPort
-			}
-			if !addHints(zones, c.endpoint.ZoneHints) && allZone {
-				allZone, p.unhintedZone = false, c.addrPort
-			}
+			p.nodeHints.note(c, c.endpoint.NodeHints)
+			p.zoneHints.note(c, c.endpoint.ZoneHints)
 		case c.draining():
 			p.anyDraining = true
 		default:
@@ -102,24 +120,6 @@ func (p *pool) survey() {
 			p.locals[node] = p.locals[node] || c.ready()
 		}
 	}
-	if p.anyReady && allNode {
-		p.hintedNodes = nodes
-	}
-	if p.anyReady && allZone {
-		p.hintedZones = zones
-	}
-}
-
-// addHints adds hints to a set and reports whether there were any.
-func addHints(set map[string]bool, hints []string) bool {
-	found := false
-	for _, h := range hints {
-		if h != "" {
-			set[h] = true
-			found = true
-		}
-	}
-	return found
 }
 
 // choice is what choose decided: which candidates of a pool a view uses.
@@ -168,9 +168,9 @@ func (p *pool) anywhere() bool { return p.anyReady || p.anyDraining }
 // hintsFor returns the hints that narrow the cluster set for a view.
 func (p *pool) hintsFor(v model.View) Hints {
 	switch {
-	case v.Node != "" && p.hintedNodes[v.Node]:
+	case p.nodeHints.hold(v.Node):
 		return HintsForNode
-	case v.Zone != "" && p.hintedZones[v.Zone]:
+	case p.zoneHints.hold(v.Zone):
 		return HintsForZone
 	default:
 		return HintsUnused

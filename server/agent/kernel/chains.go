@@ -1,0 +1,276 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// chain is a chain with its rules. A chain without a hook is only reached from others.
+type chain struct {
+	name     string
+	kind     knftables.BaseChainType
+	hook     knftables.BaseChainHook
+	priority knftables.BaseChainPriority
+	rules    []string
+}
+
+// mapTypes are the maps and their types. Frontends alone change while nothing else does.
+var mapTypes = map[string]string{
+	mapName(incoming, false, false): "ipv4_addr . inet_proto . inet_service : verdict",
+	mapName(incoming, false, true):  "ipv6_addr . inet_proto . inet_service : verdict",
+	mapName(incoming, true, false):  "inet_proto . inet_service : verdict",
+	mapName(incoming, true, true):   "inet_proto . inet_service : verdict",
+	mapName(own, false, false):      "ipv4_addr . inet_proto . inet_service : verdict",
+	mapName(own, false, true):       "ipv6_addr . inet_proto . inet_service : verdict",
+	mapName(own, true, false):       "inet_proto . inet_service : verdict",
+	mapName(own, true, true):        "inet_proto . inet_service : verdict",
+}
+
+// addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
+// address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
+func addMaps(tx *knftables.Transaction) {
+	for name, kind := range mapTypes {
+		tx.Add(&knftables.Map{Name: name, Type: kind})
+	}
+	for family, kind := range map[string]string{"4": "ipv4_addr . ipv4_addr", "6": "ipv6_addr . ipv6_addr"} {
+		tx.Add(&knftables.Set{
+			Name: "callers" + family, Type: kind, Flags: []knftables.SetFlag{knftables.DynamicFlag},
+			Timeout: knftables.PtrTo(time.Minute), Size: knftables.PtrTo[uint64](65_535),
+		})
+	}
+}
+
+// addChains adds the chains in the order in which they refer to each other, replacing the rules of those that exist.
+func (t *Table) addChains(tx *knftables.Transaction) {
+	chains := t.chains()
+	for _, c := range chains {
+		nft := &knftables.Chain{Name: c.name}
+		if c.hook != "" {
+			nft.Type, nft.Hook, nft.Priority = &c.kind, &c.hook, &c.priority
+		}
+		tx.Add(nft)
+		tx.Flush(nft)
+	}
+	for _, c := range chains {
+		for _, r := range c.rules {
+			tx.Add(&knftables.Rule{Chain: c.name, Rule: r})
+		}
+	}
+}
+
+// chains returns all chains.
+func (t *Table) chains() []chain {
+	all := t.verdictChains()
+	for id := generation.ID(1); id <= generation.MaxID; id++ {
+		all = append(all, t.generationChains(id)...)
+	}
+	return append(all, t.prerouting(), t.output(), t.natPrerouting("nat-prerouting", knftables.PreroutingHook),
+		t.natPrerouting("nat-output", knftables.OutputHook), t.natInput(), t.natPostrouting())
+}
+
+// verdictChains returns the chains that a frontend's lookup ends in.
+func (t *Table) verdictChains() []chain {
+	var all []chain
+	for _, class := range generation.Classes {
+		c := chain{name: generation.ClassName(class), rules: []string{"drop"}} // A client tries again until there is an Envoy.
+		if id := t.generations.Current; id != 0 {
+			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
+			if class == frontendpb.Class_KEEP {
+				c.rules = append([]string{"update @callers4 { ip saddr . ip saddr }", "update @callers6 { ip6 saddr . ip6 saddr }"}, c.rules...)
+			}
+		}
+		all = append(all, c)
+	}
+	all = append(all,
+		chain{name: refuse, rules: []string{"meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"}},
+		chain{name: drop, rules: []string{"counter drop"}})
+	for _, o := range origins {
+		c := chain{name: byOrigin(o[0], o[1])}
+		for _, ipv6 := range []bool{false, true} {
+			if pods := prefixesOf(t.node.Pods, ipv6); len(pods) > 0 {
+				c.rules = append(c.rules, fmt.Sprintf("%s saddr { %s } goto %s", ip(ipv6), strings.Join(pods, ", "), o[0]))
+			}
+		}
+		c.rules = append(c.rules, goTo(o[1]))
+		all = append(all, c)
+	}
+	return all
+}
+
+// generationChains returns the chains of one generation, for the packets that belong to it and for those that it sends.
+// They exist for every possible generation, so that the rules that lead to them are all that changes.
+func (t *Table) generationChains(id generation.ID) []chain {
+	var all []chain
+	for _, class := range generation.Classes {
+		all = append(all, chain{name: resumeName(id, class), rules: []string{t.setMark("meta mark", id, class), "accept"}})
+	}
+	for _, class := range senders {
+		all = append(all, chain{name: sentName(id, class), rules: []string{"ct state new " + t.setMark("ct mark", id, class), "accept"}})
+	}
+	return all
+}
+
+// senders are the classes whose veths Envoy sends by. What it forwards for class external leaves by the veth of keep.
+var senders = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ}
+
+func resumeName(id generation.ID, class frontendpb.Class) string {
+	return "to-" + strconv.Itoa(int(id)) + "-" + generation.ClassName(class)
+}
+
+func sentName(id generation.ID, class frontendpb.Class) string {
+	return "from-" + strconv.Itoa(int(id)) + "-" + generation.ClassName(class)
+}
+
+// setMark returns a statement that sets Fairlead's bits of a mark and leaves the others.
+func (t *Table) setMark(mark string, id generation.ID, class frontendpb.Class) string {
+	return fmt.Sprintf("%s set %s and %#x or %#x", mark, mark, ^t.config.Mask, t.config.Mark(id, class))
+}
+
+// established leads packets of connections that are decided already to where they were decided to go: of those that Envoy
+// has, by their mark, on both legs and in both directions; of others' TCP connections past the frontends, since a
+// Service that appears must not take over a connection that was there before it.
+func (t *Table) established() []string {
+	var live []string
+	for _, id := range t.generations.Live {
+		for _, class := range generation.Classes {
+			live = append(live, fmt.Sprintf("%#x : goto %s", t.config.Mark(id, class), resumeName(id, class)))
+		}
+	}
+	var rules []string
+	if len(live) > 0 {
+		rules = append(rules, fmt.Sprintf("ct mark and %#x vmap { %s }", t.config.Mask, strings.Join(live, ", ")))
+	}
+	return append(rules,
+		// Its Envoy is gone: the peers learn at once. A UDP flow finds another below.
+		fmt.Sprintf("ct mark and %#x != 0 meta l4proto tcp reject with tcp reset", t.config.Mask),
+		"meta l4proto tcp ct state established,related accept")
+}
+
+// lookups find the frontend that a packet is addressed to.
+func (t *Table) lookups(prefix string) []string {
+	var rules []string
+	for _, ipv6 := range []bool{false, true} {
+		rules = append(rules, fmt.Sprintf("%s daddr . meta l4proto . th dport vmap @%s", ip(ipv6), mapName(prefix, false, ipv6)))
+		if addresses := t.addresses(ipv6); addresses != "" {
+			rules = append(rules, fmt.Sprintf("%s daddr { %s } meta l4proto . th dport vmap @%s", ip(ipv6), addresses, mapName(prefix, true, ipv6)))
+		}
+	}
+	return rules
+}
+
+func (t *Table) prerouting() chain {
+	c := chain{name: "prerouting", kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: knftables.ManglePriority}
+	var veths []string
+	for _, id := range t.generations.Live {
+		for _, class := range senders {
+			veths = append(veths, fmt.Sprintf("%q : goto %s", generation.LinkName(id, class), sentName(id, class)))
+		}
+	}
+	if len(veths) > 0 {
+		c.rules = append(c.rules, fmt.Sprintf("iifname vmap { %s }", strings.Join(veths, ", ")))
+	}
+	c.rules = append(append(c.rules, t.established()...), t.lookups(incoming)...)
+	return c
+}
+
+// output sees the packets of the node's own processes. A chain of type route has them routed again when a mark changed.
+func (t *Table) output() chain {
+	return chain{name: "output", kind: knftables.RouteType, hook: knftables.OutputHook, priority: knftables.ManglePriority,
+		rules: append(t.established(), t.lookups(own)...)}
+}
+
+// natPrerouting rewrites the destination of connections to NodePorts: a node's own address is always delivered to the node,
+// whatever the packet's mark. The mark tells them from connections to the node's own servers.
+func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
+	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority}
+	for _, ipv6 := range []bool{false, true} {
+		if addresses := t.addresses(ipv6); addresses != "" {
+			alias := envoy.NodePortAlias4
+			if ipv6 {
+				alias = envoy.NodePortAlias6
+			}
+			c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x != 0 %s daddr { %s } dnat %s to %s", t.config.Mask, ip(ipv6), addresses, ip(ipv6), alias))
+		}
+	}
+	return c
+}
+
+// natInput gives connections of class masq to the node's own servers a source that those can know.
+func (t *Table) natInput() chain {
+	c := chain{name: "nat-input", kind: knftables.NATType, hook: knftables.InputHook, priority: knftables.SNATPriority}
+	if veths := t.veths(frontendpb.Class_MASQ); veths != "" {
+		for _, ipv6 := range []bool{false, true} {
+			if a := sortedByFamily(t.node.Addresses, ipv6); len(a) > 0 {
+				c.rules = append(c.rules, fmt.Sprintf("iifname { %s } snat %s to %s", veths, ip(ipv6), a[0]))
+			}
+		}
+	}
+	return c
+}
+
+func (t *Table) natPostrouting() chain {
+	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority}
+	if len(t.generations.Live) == 0 {
+		return c
+	}
+	c.rules = append(c.rules, fmt.Sprintf("iifname { %s } masquerade fully-random", t.veths(frontendpb.Class_MASQ)))
+	for _, ipv6 := range []bool{false, true} {
+		c.rules = append(c.rules, fmt.Sprintf("iifname { %s } %s saddr . %s daddr @callers%s masquerade fully-random",
+			t.veths(frontendpb.Class_KEEP), ip(ipv6), ip(ipv6), map[bool]string{false: "4", true: "6"}[ipv6]))
+	}
+	// Envoy sends datagrams on under the source that they came with, which must be one that leads back to its namespace.
+	for _, id := range t.generations.Live {
+		v4, v6 := generation.MasqueradeSource(id)
+		link := generation.LinkName(id, frontendpb.Class_MASQ)
+		c.rules = append(c.rules,
+			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv4 snat ip to %s", link, v4),
+			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv6 snat ip6 to %s", link, v6))
+	}
+	return c
+}
+
+// veths returns the live generations' veths of a class, quoted and separated by commas.
+func (t *Table) veths(class frontendpb.Class) string {
+	var names []string
+	for _, id := range t.generations.Live {
+		names = append(names, strconv.Quote(generation.LinkName(id, class)))
+	}
+	return strings.Join(names, ", ")
+}
+
+// addresses returns the node's addresses of a family, separated by commas.
+func (t *Table) addresses(ipv6 bool) string {
+	var list []string
+	for _, a := range sortedByFamily(t.node.Addresses, ipv6) {
+		list = append(list, a.String())
+	}
+	return strings.Join(list, ", ")
+}
+
+// prefixesOf returns the prefixes of a family.
+func prefixesOf(prefixes []netip.Prefix, ipv6 bool) []string {
+	var list []string
+	for _, p := range prefixes {
+		if p.Addr().Is6() == ipv6 {
+			list = append(list, p.Masked().String())
+		}
+	}
+	return list
+}
+
+// ip returns the keyword of a family.
+func ip(ipv6 bool) string {
+	if ipv6 {
+		return "ip6"
+	}
+	return "ip"
+}

@@ -1,0 +1,100 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Names of the maps from a frontend to its verdict: for packets that come to the node, and for those of the node's own
+// processes. Both exist for addresses and for NodePorts, of both families.
+const (
+	incoming = "frontends"
+	own      = "node-frontends"
+	ports    = "-ports"
+)
+
+// mapName returns the name of a map.
+func mapName(prefix string, nodePort, ipv6 bool) string {
+	name := prefix
+	if nodePort {
+		name += ports
+	}
+	if ipv6 {
+		return name + "6"
+	}
+	return name + "4"
+}
+
+// element is one entry of a map. It is comparable.
+type element struct {
+	table   string // The map's name.
+	key     string // Parts joined by " . ".
+	verdict string
+
+	addr netip.AddrPort // What UDP flows to it are addressed to; the zero Addr for a NodePort.
+	udp  bool
+}
+
+// nft returns the element in knftables' form.
+func (e element) nft() *knftables.Element {
+	return &knftables.Element{Map: e.table, Key: strings.Split(e.key, " . "), Value: []string{e.verdict}}
+}
+
+// elementsOf returns the elements of a frontend.
+func elementsOf(f *frontendpb.Frontend) []element {
+	m := envoy.FrontendModel(f)
+	protocol := strings.ToLower(f.GetProtocol())
+	key := fmt.Sprintf("%s . %d", protocol, m.Port)
+	if m.Address.IsValid() {
+		key = m.Address.String() + " . " + key
+	}
+	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
+	in, out := e, e
+	nodePort := !m.Address.IsValid()
+	in.table, in.verdict = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(f.GetPod()), chainOf(f.GetOutside())))
+	out.table, out.verdict = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(f.GetNode()))
+	return []element{in, out}
+}
+
+// Names of the chains that end a lookup, beside those of the classes.
+const (
+	refuse = "refuse"
+	drop   = "none-local"
+)
+
+// chainOf returns the chain that carries out a route.
+func chainOf(r *frontendpb.Route) string {
+	switch {
+	case r.GetVerdict() == frontendpb.Verdict_DROP:
+		return drop
+	case r.GetVerdict() == frontendpb.Verdict_FORWARD && r.GetClass() != frontendpb.Class_CLASS_UNSPECIFIED:
+		return strings.ToLower(r.GetClass().String())
+	default:
+		return refuse
+	}
+}
+
+// byOrigin returns the chain that goes to one chain for pods and to another for everybody else.
+func byOrigin(pod, outside string) string {
+	if pod == outside {
+		return pod
+	}
+	return pod + "-or-" + outside
+}
+
+// origins are the pairs of chains that a frontend's routes from pods and from outside can differ by.
+var origins = [][2]string{
+	{"keep", "masq"},     // A ClusterIP.
+	{"keep", "external"}, // externalTrafficPolicy Local with an endpoint here.
+	{"keep", drop},       // And without one.
+}
+
+// goTo returns the verdict that ends in a chain.
+func goTo(chain string) string { return "goto " + chain }

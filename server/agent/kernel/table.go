@@ -1,0 +1,214 @@
+// Package kernel keeps the host's nftables table: which address and port goes to which class of the current generation,
+// is refused or is dropped.
+//
+// Frontends, the node's addresses and the generations come in; one nftables transaction goes out per commit, holding
+// only what changed. The package owns its tables whole, and touches no other.
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// TableName is the name of the host's tables, in the families inet and bridge.
+const TableName = "fairlead"
+
+// Node is what the table knows of the node.
+type Node struct {
+	Addresses []netip.Addr   // Those that NodePorts are served on, the preferred first of each family.
+	Pods      []netip.Prefix // Sources that count as pods. Everybody else is outside.
+}
+
+// Generations are the Envoys of the node.
+type Generations struct {
+	Live    []generation.ID // Whose connections are to be kept, in order.
+	Current generation.ID   // Gets the new connections; 0: there is none, and they are dropped until there is one.
+}
+
+// Table is the host's table. It is used by one goroutine.
+type Table struct {
+	nft    knftables.Interface
+	config generation.Config
+
+	node        Node
+	generations Generations
+	wanted      map[string]*frontendpb.Frontend
+	changed     map[string]bool // Names of frontends that differ from what the kernel has.
+
+	applied  map[string][]element // By frontend's name; what the kernel has.
+	static   bool                 // The kernel has the chains of node and generations.
+	complete bool                 // The kernel has the table at all.
+}
+
+// New returns a table that is not in the kernel before the first Commit. It fails when nft is missing or too old.
+func New(config generation.Config) (*Table, error) {
+	nft, err := knftables.New(knftables.InetFamily, TableName)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w (is the nft program installed?)", err)
+	}
+	return newTable(config, nft), nil
+}
+
+func newTable(config generation.Config, nft knftables.Interface) *Table {
+	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}}
+}
+
+// SetFrontend makes f the frontend of that name with the next Commit; nil removes it.
+func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
+	if f == nil {
+		delete(t.wanted, name)
+	} else {
+		t.wanted[name] = f
+	}
+	t.changed[name] = true
+}
+
+// SetNode makes n what the table knows of the node with the next Commit.
+func (t *Table) SetNode(n Node) {
+	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) {
+		t.node, t.static = n, false
+	}
+}
+
+// SetGenerations makes g the node's generations with the next Commit.
+func (t *Table) SetGenerations(g Generations) {
+	if g.Current != t.generations.Current || !slices.Equal(g.Live, t.generations.Live) {
+		t.generations, t.static = g, false
+	}
+}
+
+// Forget makes the next Commit write the whole table, whatever the kernel has.
+func (t *Table) Forget() { t.complete = false }
+
+// Dirty reports whether a Commit has anything to do.
+func (t *Table) Dirty() bool { return !t.complete || !t.static || len(t.changed) > 0 }
+
+// Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
+// error the kernel has the old one, and the next Commit writes the table anew.
+func (t *Table) Commit(ctx context.Context) error {
+	if !t.Dirty() {
+		return nil
+	}
+	tx := t.nft.NewTransaction()
+	if !t.complete {
+		tx.Add(&knftables.Table{})
+		tx.Delete(&knftables.Table{})
+		tx.Add(&knftables.Table{Comment: knftables.PtrTo("Services of Kubernetes; written by the Fairlead agent")})
+		addMaps(tx)
+	}
+	if !t.complete || !t.static {
+		t.addChains(tx)
+	}
+	next, stale := t.addElements(tx)
+	if err := t.nft.Run(ctx, tx); err != nil {
+		t.complete = false
+		return fmt.Errorf("nftables: %w", err)
+	}
+	if t.complete {
+		for name := range t.changed {
+			delete(t.applied, name)
+		}
+		maps.Copy(t.applied, next)
+	} else {
+		t.applied = next
+	}
+	clear(t.changed)
+	t.complete, t.static = true, true
+	return forgetFlows(stale)
+}
+
+// addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
+// frontends that it looked at, and those whose flows must start anew.
+func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]element, stale []element) {
+	names := slices.Collect(maps.Keys(t.changed))
+	if !t.complete {
+		names = slices.Collect(maps.Keys(t.wanted))
+	}
+	slices.Sort(names)
+	next = map[string][]element{}
+	var removed, added []element
+	for _, name := range names {
+		var old, elements []element
+		if t.complete {
+			old = t.applied[name]
+		}
+		if f := t.wanted[name]; f != nil {
+			elements = elementsOf(f)
+			next[name] = elements
+		}
+		removed = append(removed, missing(old, elements)...)
+		added = append(added, missing(elements, old)...)
+	}
+	// A map takes no second value for a key: what goes is deleted before what comes is added.
+	for _, e := range removed {
+		tx.Delete(e.nft())
+	}
+	for _, e := range added {
+		tx.Add(e.nft())
+	}
+	return next, removed
+}
+
+// missing returns the elements of a that are not in b.
+func missing(a, b []element) []element {
+	return slices.DeleteFunc(slices.Clone(a), func(e element) bool { return slices.Contains(b, e) })
+}
+
+// Intact reports whether the kernel still has the chains, maps and rules that the last Commit wrote. It does not look at
+// every element.
+func (t *Table) Intact(ctx context.Context) bool {
+	if !t.complete {
+		return false
+	}
+	want := map[string]int{}
+	for _, c := range t.chains() {
+		want[c.name] = len(c.rules)
+	}
+	chains, err := t.nft.List(ctx, "chains")
+	if err != nil || len(chains) != len(want) {
+		return false
+	}
+	for _, name := range chains {
+		rules, err := t.nft.ListRules(ctx, name)
+		if n, ok := want[name]; err != nil || !ok || len(rules) != n {
+			return false
+		}
+	}
+	found, err := t.nft.List(ctx, "maps")
+	return err == nil && len(found) == len(mapTypes)
+}
+
+// Remove deletes the table from the kernel. That it is not there is no error.
+func (t *Table) Remove(ctx context.Context) error {
+	t.complete = false
+	tx := t.nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	if err := t.nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("nftables: remove table %s: %w", TableName, err)
+	}
+	return nil
+}
+
+// Cleanup removes the agent's tables from the kernel, whoever wrote them.
+func Cleanup(ctx context.Context, config generation.Config) error {
+	t, err := New(config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.Remove(ctx), removeBridge(ctx))
+}
+
+// sortedByFamily returns the addresses of one family, in their order.
+func sortedByFamily(addresses []netip.Addr, ipv6 bool) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return a.Is6() != ipv6 })
+}

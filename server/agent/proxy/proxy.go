@@ -1,0 +1,124 @@
+// Package proxy starts Envoy in a network namespace of its own and hands that namespace to the agent.
+//
+// Run is the command of the Envoy DaemonSet; Listen is the agent's side. Between them runs one exchange over a unix
+// socket: the namespace goes to the agent, the bootstrap comes back once the namespace is joined to the node.
+package proxy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config says which Envoy is started, and where its agent is.
+type Config struct {
+	Socket      string        // Path of the agent's unix socket.
+	Envoy       string        // Path of the Envoy binary.
+	Concurrency int           // Envoy's worker threads; 0 leaves the number to Envoy (one for each core it may use).
+	LogLevel    string        // Envoy's log level.
+	User        int           // The user and group that Envoy runs as; 0 changes nothing.
+	Wait        time.Duration // How long to wait for the agent; 0 waits for ever.
+}
+
+// reply is what the agent answers.
+type reply struct {
+	Bootstrap []byte `json:"bootstrap,omitempty"`
+	Error     string `json:"error,omitempty"`
+}
+
+// Run becomes Envoy. It returns only with an error.
+//
+// It unshares the network namespace first, so that every socket of Envoy is inside; the namespace lives exactly as long as
+// the Envoy that this process becomes.
+func Run(c Config) error {
+	if _, err := os.Stat(c.Envoy); err != nil {
+		return fmt.Errorf("envoy binary: %w", err)
+	}
+	runtime.LockOSThread() // Namespaces and capabilities belong to a thread; the one that calls exec passes its own on.
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make a network namespace: %w (CAP_SYS_ADMIN is needed)", err)
+	}
+	bootstrap, err := join(c.Socket, c.Wait)
+	if err != nil {
+		return err
+	}
+	if err := raiseFileLimit(); err != nil {
+		return err
+	}
+	if err := dropPrivileges(c.User); err != nil {
+		return fmt.Errorf("drop privileges: %w", err)
+	}
+	args := []string{c.Envoy, "--config-yaml", string(bootstrap), "--log-level", c.LogLevel,
+		// Hot restart shares memory by machine, not by namespace: two generations would mistake each other for themselves.
+		"--disable-hot-restart"}
+	if c.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))
+	}
+	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, args, os.Environ()))
+}
+
+// join hands the calling thread's network namespace to the agent and returns the bootstrap, once the namespace is joined
+// to the node. It tries until the agent is there: the two start in any order.
+func join(socket string, wait time.Duration) ([]byte, error) {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace: %w", err)
+	}
+	defer ns.Close()
+	start := time.Now()
+	for {
+		bootstrap, err := exchange(socket, ns)
+		if err == nil || (wait > 0 && time.Since(start) > wait) || !unreachable(err) {
+			return bootstrap, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// unreachable reports whether the agent is not there, or left before it answered.
+func unreachable(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, errNoAnswer)
+}
+
+var errNoAnswer = errors.New("the agent closed the connection before it answered")
+
+// exchange is one try of join.
+func exchange(socket string, ns *os.File) ([]byte, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("reach the agent: %w", err)
+	}
+	defer conn.Close()
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(ns.Fd())), nil); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	var r reply
+	if err := json.NewDecoder(conn).Decode(&r); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if r.Error != "" {
+		return nil, fmt.Errorf("agent: %s", r.Error)
+	}
+	return r.Bootstrap, nil
+}
+
+// raiseFileLimit allows as many open files as the process may have: a connection takes two, a UDP session one.
+func raiseFileLimit() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raise the limit of open files to %d: %w", limit.Max, err)
+	}
+	return nil
+}

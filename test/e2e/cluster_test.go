@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead/fairlead/server/lab"
+)
+
+// theCluster is started once for all tests: they are about one cluster that lives through a lot.
+var theCluster *cluster
+
+func TestMain(m *testing.M) {
+	code, err := lab.Isolated(func() int { return runTests(m) })
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+	}
+	os.Exit(code)
+}
+
+// runTests starts the cluster, runs the tests on it, and keeps the logs when one has failed.
+func runTests(m *testing.M) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	started := time.Now()
+	c, err := startCluster(ctx)
+	if c != nil {
+		defer c.stop()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: %v\n", err)
+		return 1
+	}
+	fmt.Printf("cluster up in %s\n", time.Since(started).Round(100*time.Millisecond))
+	theCluster = c
+	code := m.Run()
+	c.failed = code != 0
+	return code
+}
+
+// cluster is two nodes, a control plane, a machine outside, and Fairlead between them.
+type cluster struct {
+	root   string // The checkout.
+	dir    string // Logs, keys and state of everything that runs.
+	failed bool   // Keep dir.
+
+	lab      *lab.Lab
+	nodes    []*lab.Node
+	outside  *lab.Host // Not part of the cluster: it has no route to Pods or Services.
+	kube     *controlPlane
+	kubelets *kubelets
+	fairlead *fairlead
+	clients  []*pod // One on each node, to dial from.
+}
+
+// startCluster returns what it made also when it fails, so that it can be stopped.
+func startCluster(ctx context.Context) (*cluster, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "fairlead-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{root: root, dir: dir, failed: true}
+	for _, start := range []func(context.Context) error{c.startNetwork, c.startKubernetes, c.startFairlead, c.startClients} {
+		if err := start(ctx); err != nil {
+			return c, err
+		}
+	}
+	c.failed = false
+	return c, nil
+}
+
+// startNetwork joins two nodes, the control plane's host and one outside. The control plane's host is outside the
+// cluster as well, but knows the way to Pods, as a managed control plane does.
+func (c *cluster) startNetwork(context.Context) (err error) {
+	if c.lab, err = lab.New(); err != nil {
+		return err
+	}
+	for _, name := range []string{"n1", "n2"} {
+		n, err := c.lab.AddNode(name)
+		if err != nil {
+			return err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	c.outside, err = c.lab.AddOutside("outside")
+	return err
+}
+
+func (c *cluster) startKubernetes(ctx context.Context) error {
+	host, err := c.lab.AddOutside("control-plane")
+	if err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		if err := errors.Join(host.AddRoute(n.PodCIDR4, n.IPv4), host.AddRoute(n.PodCIDR6, n.IPv6)); err != nil {
+			return err
+		}
+	}
+	if c.kube, err = c.startControlPlane(ctx, host); err != nil {
+		return err
+	}
+	c.kubelets, err = c.startKubelets(ctx)
+	return err
+}
+
+// startClients runs a Pod on each node that tests dial from.
+func (c *cluster) startClients(ctx context.Context) error {
+	for _, n := range c.nodes {
+		object := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "client-" + n.Name},
+			Spec:       corev1.PodSpec{NodeName: n.Name, Containers: []corev1.Container{{Name: "client", Image: imageClient}}},
+		}
+		if _, err := c.kube.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, object, metav1.CreateOptions{}); err != nil {
+			return err
+		}
+		err := eventually(ctx, func() error {
+			p := c.kubelets.pod("default/" + object.Name)
+			if p == nil {
+				return fmt.Errorf("pod %s does not run", object.Name)
+			}
+			c.clients = append(c.clients, p)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop ends all processes, and removes their files unless something failed.
+func (c *cluster) stop() {
+	if c.fairlead != nil {
+		c.fairlead.stop()
+	}
+	if c.kube != nil {
+		c.kube.stop()
+	}
+	if c.lab != nil {
+		if err := c.lab.Close(); err != nil {
+			fmt.Fprintf(os.Stderr, "e2e: %v\n", err)
+		}
+	}
+	if c.failed {
+		fmt.Fprintf(os.Stderr, "e2e: logs and state are in %s\n", c.dir)
+		return
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: %v\n", err)
+	}
+}
+
+// binary returns the path of a program that ./build has built.
+func (c *cluster) binary(name string) string {
+	return filepath.Join(c.root, ".cache", "e2e", name)
+}
+
+// envoy finds Envoy as make does: $ENVOY, PATH, then the checkout's cache.
+func (c *cluster) envoy() (string, error) {
+	if path := os.Getenv("ENVOY"); path != "" {
+		return path, nil
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path, nil
+	}
+	path := filepath.Join(c.root, ".cache", "envoy", "envoy")
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("no Envoy (set $ENVOY to its path, or run make envoy): %w", err)
+	}
+	return path, nil
+}
+
+// patience bounds every wait for a condition.
+const patience = 30 * time.Second
+
+// eventually asks a condition again and again until it holds, ctx ends, or patience does; then it says what is missing.
+func eventually(ctx context.Context, condition func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	started := time.Now()
+	for {
+		err := condition()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %s: %w", time.Since(started).Round(time.Millisecond), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

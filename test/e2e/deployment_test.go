@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead/fairlead/server/lab"
+)
+
+// service is a Deployment of echo Pods in namespace default and the Service that kubectl exposed it with.
+type service struct {
+	t        *testing.T
+	cluster  *cluster
+	name     string
+	address  netip.Addr // The IPv4 ClusterIP.
+	nodePort int32      // 0 unless it was exposed with one.
+}
+
+// deploy creates the Deployment and exposes it on port 80, with further flags for kubectl expose.
+func deploy(t *testing.T, name string, replicas int, flags ...string) *service {
+	t.Helper()
+	s := &service{t: t, cluster: theCluster, name: name}
+	s.kubectl("create", "deployment", name, "--image", imageEcho, "--port", "8080", "--replicas", fmt.Sprint(replicas))
+	t.Cleanup(func() { s.kubectl("delete", "deployment,service", name, "--ignore-not-found", "--wait=false") })
+	s.awaitPods(replicas)
+	s.expose(flags...)
+	return s
+}
+
+// expose makes the Service and waits until a Pod answers through it.
+func (s *service) expose(flags ...string) {
+	s.t.Helper()
+	s.kubectl(append([]string{"expose", "deployment", s.name, "--port", "80", "--target-port", "8080"}, flags...)...)
+	object, err := s.cluster.kube.client.CoreV1().Services("default").Get(s.t.Context(), s.name, metav1.GetOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.address, s.nodePort = netip.MustParseAddr(object.Spec.ClusterIP), object.Spec.Ports[0].NodePort
+	for _, client := range s.cluster.clients {
+		s.answer(client.host, s.url())
+	}
+}
+
+// url is where the Service is reached by its ClusterIP.
+func (s *service) url() string { return "http://" + netip.AddrPortFrom(s.address, 80).String() }
+
+// outsideURL is where it is reached by its NodePort on a node.
+func (s *service) outsideURL(n *lab.Node) string {
+	return "http://" + netip.AddrPortFrom(n.IPv4, uint16(s.nodePort)).String()
+}
+
+// kubectl runs kubectl in namespace default, which must succeed.
+func (s *service) kubectl(args ...string) string {
+	s.t.Helper()
+	out, err := s.cluster.kube.kubectl("", args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// scale sets the number of Pods and waits until exactly so many run.
+func (s *service) scale(replicas int) []*pod {
+	s.t.Helper()
+	s.kubectl("scale", "deployment", s.name, "--replicas", fmt.Sprint(replicas))
+	return s.awaitPods(replicas)
+}
+
+// awaitPods waits until exactly so many Pods of the Deployment run, and none is ending.
+func (s *service) awaitPods(replicas int) []*pod {
+	s.t.Helper()
+	var pods []*pod
+	s.eventually(func() error {
+		pods = nil
+		list, err := s.cluster.kube.client.CoreV1().Pods("default").List(s.t.Context(), metav1.ListOptions{LabelSelector: "app=" + s.name})
+		if err != nil {
+			return err
+		}
+		if len(list.Items) != replicas {
+			return fmt.Errorf("%d pods of %s, want %d", len(list.Items), s.name, replicas)
+		}
+		for _, item := range list.Items {
+			p := s.cluster.kubelets.pod("default/" + item.Name)
+			if p == nil || p.terminating.Load() || item.Status.PodIP == "" {
+				return fmt.Errorf("pod %s does not run", item.Name)
+			}
+			pods = append(pods, p)
+		}
+		return nil
+	})
+	return pods
+}
+
+// answer asks until an answer comes, and returns it.
+func (s *service) answer(from *lab.Host, url string) answer {
+	s.t.Helper()
+	var a answer
+	s.eventually(func() error { return get(s.t.Context(), from, url, &a) })
+	return a
+}
+
+// answers asks until each of the Pods has answered, and returns their answers by Pod. An answer of any other fails.
+func (s *service) answers(from *lab.Host, url string, pods []*pod) map[string]answer {
+	s.t.Helper()
+	want := names(pods)
+	got := map[string]answer{}
+	s.eventually(func() error {
+		var a answer
+		if err := get(s.t.Context(), from, url, &a); err != nil {
+			return err
+		}
+		if !slices.Contains(want, a.Pod) {
+			s.t.Fatalf("%s from %s: %q answered, want one of %q; logs are in %s", url, from.Name, a.Pod, want, s.cluster.dir)
+		}
+		got[a.Pod] = a
+		if len(got) < len(want) {
+			return fmt.Errorf("%s from %s: only %d of %d pods have answered", url, from.Name, len(got), len(want))
+		}
+		return nil
+	})
+	return got
+}
+
+func (s *service) eventually(condition func() error) {
+	s.t.Helper()
+	if err := eventually(s.t.Context(), condition); err != nil {
+		s.t.Fatalf("%v; logs are in %s", err, s.cluster.dir)
+	}
+}
+
+// names returns the Pods' names, sorted.
+func names(pods []*pod) []string {
+	var names []string
+	for _, p := range pods {
+		names = append(names, p.name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// in is s for a subtest.
+func (s *service) in(t *testing.T) *service {
+	sub := *s
+	sub.t = t
+	return &sub
+}

@@ -1,0 +1,198 @@
+package upstream
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+)
+
+// Writing the state may take a tenth of the time at most, and happens once per minPause at most: under continuous
+// change the newest state of 10,000 Services is several megabytes, and each write waits for the disk.
+const (
+	minPause   = time.Second
+	pauseShare = 9 // Pause after a write, in multiples of what the write took.
+)
+
+// store is what the node acknowledged: in memory, and a moment later in the state file.
+type store struct {
+	path string
+	log  *slog.Logger
+	// changed wakes the writer. One token is enough: the writer always takes the newest state.
+	changed chan struct{}
+	// pause is the least time between two writes. Tests replace it.
+	pause time.Duration
+
+	mu sync.Mutex // Guards the fields below. Held while maps are read or changed, never during I/O.
+	// known has the resources by type URL and name.
+	known map[string]map[string]Resource
+	// doubted has the names, by type URL, of which the node refused an update, perhaps after it took a part.
+	doubted map[string]map[string]bool
+	// revision counts the changes of known; written is the revision that the file has.
+	revision, written uint64
+}
+
+func newStore(path string, types []string, log *slog.Logger) *store {
+	s := &store{
+		path: path, log: log, changed: make(chan struct{}, 1), pause: minPause,
+		known: map[string]map[string]Resource{}, doubted: map[string]map[string]bool{},
+	}
+	loaded := s.load()
+	for _, t := range types {
+		s.known[t] = map[string]Resource{}
+		s.doubted[t] = map[string]bool{}
+		maps.Copy(s.known[t], loaded[t])
+	}
+	return s
+}
+
+func (s *store) load() map[string]map[string]Resource {
+	if s.path == "" {
+		return nil
+	}
+	loaded, err := readState(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.log.Info("no state file yet", "path", s.path)
+	case err != nil:
+		s.log.Error("state file ignored: the node forwards nothing until a control plane answers",
+			"path", s.path, "err", err)
+	default:
+		for typeURL, resources := range loaded {
+			s.log.Info("state loaded", "path", s.path, "type", typeURL, "resources", len(resources))
+		}
+	}
+	return loaded
+}
+
+// apply makes an update known.
+func (s *store) apply(u Update) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, doubted := s.known[u.Type], s.doubted[u.Type]
+	different := false
+	for _, name := range u.Removed {
+		_, had := known[name]
+		different = different || had
+		delete(known, name)
+		delete(doubted, name)
+	}
+	for _, r := range u.Changed {
+		old, had := known[r.Name]
+		different = different || !had || old.Version != r.Version
+		known[r.Name] = r
+		delete(doubted, r.Name)
+	}
+	if !different {
+		return
+	}
+	s.revision++
+	s.wake()
+}
+
+// doubt records that the node refused an update.
+func (s *store) doubt(u Update) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range u.Removed {
+		s.doubted[u.Type][name] = true
+	}
+	for _, r := range u.Changed {
+		s.doubted[u.Type][r.Name] = true
+	}
+}
+
+// versions returns what a new stream tells the server. A doubted resource has the empty version, which no resource
+// has: so the server sends it again, or removes it.
+func (s *store) versions(typeURL string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	versions := make(map[string]string, len(s.known[typeURL]))
+	for name, r := range s.known[typeURL] {
+		versions[name] = r.Version
+	}
+	for name := range s.doubted[typeURL] {
+		versions[name] = ""
+	}
+	return versions
+}
+
+func (s *store) count(typeURL string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.known[typeURL])
+}
+
+// snapshot returns a copy of what is known, by type URL and name.
+func (s *store) snapshot() map[string]map[string]Resource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.copyKnown()
+}
+
+func (s *store) copyKnown() map[string]map[string]Resource {
+	known := make(map[string]map[string]Resource, len(s.known))
+	for t, resources := range s.known {
+		known[t] = maps.Clone(resources)
+	}
+	return known
+}
+
+// keep writes the state file until stop is closed, then writes what is not yet written and returns the error of that.
+// A write that fails is logged and tried again after the pause.
+func (s *store) keep(stop <-chan struct{}) error {
+	if s.path == "" {
+		<-stop
+		return nil
+	}
+	for {
+		select {
+		case <-stop:
+			return s.write()
+		case <-s.changed:
+		}
+		started := time.Now()
+		if err := s.write(); err != nil {
+			s.log.Error("state not written: after a restart the node would begin with older state",
+				"path", s.path, "err", err)
+			s.wake()
+		}
+		timer := time.NewTimer(max(s.pause, pauseShare*time.Since(started)))
+		select {
+		case <-stop:
+			timer.Stop()
+			return s.write()
+		case <-timer.C:
+		}
+	}
+}
+
+// wake makes the writer run again.
+func (s *store) wake() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// write writes the newest state, unless the file already has it. Only keep calls it.
+func (s *store) write() error {
+	s.mu.Lock()
+	revision := s.revision
+	if revision == s.written {
+		s.mu.Unlock()
+		return nil
+	}
+	known := s.copyKnown()
+	s.mu.Unlock()
+
+	if err := writeState(s.path, known); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.written = revision
+	s.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,123 @@
+// Package admin answers the HTTP requests of the people and programs that look after a process: is it alive, is it
+// ready, what does it measure, what does it know.
+//
+// In come functions that know the answers, out goes HTTP. It never changes anything. Health and metrics may be asked for
+// from anywhere, as a kubelet and a Prometheus do; what is under /debug names Services and nodes, so it is only told to
+// whoever can reach the process's loopback address.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// Config says how to answer.
+type Config struct {
+	Metrics http.Handler
+	Live    func() error // Why the process should be restarted; nil if it should not.
+	Ready   func() error // Why it cannot do its work yet; nil if it can.
+	Status  func() any   // What it knows, for encoding/json.
+	Log     *slog.Logger
+}
+
+// stopTimeout is how long a request may still take when the process stops.
+const stopTimeout = 2 * time.Second
+
+// Handler answers /livez, /healthz (the same, by its older name), /readyz, /metrics and /debug/status.
+func Handler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /livez", health(cfg.Live))
+	mux.Handle("GET /healthz", health(cfg.Live))
+	mux.Handle("GET /readyz", health(cfg.Ready))
+	mux.Handle("GET /metrics", cfg.Metrics)
+	mux.Handle("GET /debug/status", loopbackOnly(status(cfg.Status)))
+	return mux
+}
+
+// health answers 200 with ok, or 503 with the reason.
+func health(check func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, err)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+}
+
+func status(get func() any) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		body, err := json.MarshalIndent(get(), "", "  ")
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = w.Write(append(body, '\n')) // Only fails when nobody reads any more.
+	})
+}
+
+// loopbackOnly refuses requests that did not arrive on a loopback address, whatever the address listened on, and those
+// that a web page made under a name of its own (DNS rebinding).
+func loopbackOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if local == nil || !loopback(local.String()) || !loopback(r.Host) {
+			http.Error(w, "only answered on a loopback address, for instance after kubectl port-forward", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// loopback reports whether host or host:port is localhost or a loopback address.
+func loopback(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// Serve answers requests to the listener until the context ends. It closes the listener.
+func Serve(ctx context.Context, l net.Listener, cfg Config) error {
+	s := &http.Server{
+		Handler:        Handler(cfg),
+		ReadTimeout:    5 * time.Second, // Requests are a few lines; whoever takes longer holds a connection for nothing.
+		WriteTimeout:   30 * time.Second,
+		IdleTimeout:    time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		BaseContext:    func(net.Listener) context.Context { return ctx },
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("answer admin requests on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err := s.Shutdown(stopping)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.Close()
+	}
+	<-failed
+	return err
+}

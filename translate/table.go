@@ -2,12 +2,9 @@ package translate
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
@@ -134,76 +131,4 @@ func routeToJSON(r model.Route) routeJSON {
 		endpoints[i] = e.AddrPort.String()
 	}
 	return routeJSON{Verdict: string(r.Verdict), Source: string(r.Source), Endpoints: endpoints}
-}
-
-// shown is how many endpoints of a route the text names before it counts the rest.
-const shown = 6
-
-// Text returns the table for people: grouped by Service, origins that fare alike on one line, problems below.
-func (t Table) Text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Node %s\n", t.Node)
-	if len(t.Frontends) == 0 {
-		b.WriteString("\nNothing is forwarded.\n")
-	} else {
-		b.WriteByte('\n')
-		t.writeFrontends(&b)
-	}
-	for i, p := range t.Problems {
-		if i == 0 {
-			b.WriteString("\nProblems\n")
-		}
-		fmt.Fprintf(&b, "  %s  %s\n      %s\n", p.Reason, p.Object, p.Message)
-	}
-	return b.String()
-}
-
-func (t Table) writeFrontends(b *strings.Builder) {
-	frontends := slices.Clone(t.Frontends)
-	slices.SortStableFunc(frontends, func(a, b model.Frontend) int {
-		return cmp.Or(a.ServicePort.Service.Compare(b.ServicePort.Service), cmp.Compare(kindOrder[a.Kind], kindOrder[b.Kind]))
-	})
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SERVICE\tFRONTEND\tKIND\tFROM\tVERDICT\tSOURCE\tENDPOINTS")
-	for i := range frontends {
-		f := &frontends[i]
-		head := fmt.Sprintf("%s:%s\t%s\t%s", f.ServicePort.Service, f.ServicePort.Port, f.Name(), f.Kind)
-		for o := model.Origin(0); o < model.Origins; {
-			first := o
-			for o++; o < model.Origins && f.Routes[o] == f.Routes[first]; o++ {
-			}
-			r := f.Routes[first]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", head, originsText(first, o), r.Verdict, cmp.Or(string(r.Source), "-"), endpointsText(r.Set))
-			head = "\t\t"
-		}
-	}
-	w.Flush() // A Builder takes everything.
-}
-
-// originsText names the origins from first to before end.
-func originsText(first, end model.Origin) string {
-	if first == 0 && end == model.Origins {
-		return "any"
-	}
-	var names []string
-	for o := first; o < end; o++ {
-		names = append(names, o.String())
-	}
-	return strings.Join(names, ", ")
-}
-
-// endpointsText names a set's first endpoints and counts the rest.
-func endpointsText(set *model.EndpointSet) string {
-	if len(set.Endpoints) == 0 {
-		return "-"
-	}
-	var names []string
-	for _, e := range set.Endpoints[:min(shown, len(set.Endpoints))] {
-		names = append(names, e.AddrPort.String())
-	}
-	text := strings.Join(names, " ")
-	if rest := len(set.Endpoints) - shown; rest > 0 {
-		text += fmt.Sprintf(" and %d more", rest)
-	}
-	return text
 }

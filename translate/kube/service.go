@@ -1,0 +1,276 @@
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// service reads a Service. One that is another proxy's, headless or of type ExternalName means nothing.
+func (r Reader) service(svc *corev1.Service) model.Object {
+	key := keyOf(model.KindService, svc)
+	o := model.Object{Key: key}
+	if !r.owns(svc) || headless(svc) || svc.Spec.Type == corev1.ServiceTypeExternalName {
+		return o
+	}
+	rep := newReport(key)
+	if rep.label("metadata.namespace", key.Namespace) && rep.label("metadata.name", key.Name) {
+		o.Service = readService(svc, key, rep)
+	}
+	o.Problems = rep.list()
+	return o
+}
+
+// owns reports whether a Service is ours. Without a name of our own, ours are the Services without the label: a label
+// without a value is a label too.
+func (r Reader) owns(svc *corev1.Service) bool {
+	name, labelled := svc.Labels[LabelServiceProxyName]
+	if r.ServiceProxyName == "" {
+		return !labelled
+	}
+	return name == r.ServiceProxyName
+}
+
+// headless reports whether a Service has no address by intention: DNS names its endpoints.
+func headless(svc *corev1.Service) bool {
+	return svc.Spec.ClusterIP == corev1.ClusterIPNone ||
+		len(svc.Spec.ClusterIPs) > 0 && svc.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+}
+
+// readService reads a Service that is to be forwarded; nil if it has no cluster IP.
+func readService(svc *corev1.Service, key model.ObjectKey, rep *report) *model.Service {
+	s := &model.Service{
+		Key:        model.ServiceKey{Namespace: key.Namespace, Name: key.Name},
+		Created:    svc.CreationTimestamp.UTC(),
+		Change:     changeOf(key, svc),
+		ClusterIPs: clusterIPs(svc, rep),
+	}
+	if len(s.ClusterIPs) == 0 {
+		return nil
+	}
+	checkType(svc, rep)
+	s.InternalTrafficPolicy = internalPolicy(svc, rep)
+	s.ExternalTrafficPolicy = externalPolicy(svc, rep)
+	s.Ports = servicePorts(svc, rep)
+
+	vips := loadBalancerIPs(svc, s.ClusterIPs, rep)
+	closed := closedIPs(svc, vips, rep)
+	isClosed := func(a netip.Addr) bool { return slices.Contains(closed, a) }
+	s.LoadBalancerIPs = slices.DeleteFunc(vips, isClosed)
+	s.ExternalIPs = slices.DeleteFunc(externalIPs(svc, s.ClusterIPs, rep), isClosed)
+
+	reportAbsentFeatures(svc, rep)
+	return s
+}
+
+// clusterIPs reads spec.clusterIPs, or spec.clusterIP alone, as an old client or a manifest by hand may have it.
+func clusterIPs(svc *corev1.Service, rep *report) []netip.Addr {
+	texts, field := svc.Spec.ClusterIPs, "spec.clusterIPs"
+	if len(texts) == 0 {
+		texts, field = []string{svc.Spec.ClusterIP}, "spec.clusterIP"
+	}
+	var all []netip.Addr
+	for _, text := range texts {
+		if text == "" {
+			rep.add(model.InvalidAddress, "%s is empty, so there is nothing to forward; the API server fills it in, in a manifest write it yourself, or None for a headless Service", field)
+			continue
+		}
+		a, ok := rep.address(field, text)
+		if !ok || !rep.routable(field, a, true) {
+			continue
+		}
+		if hasFamily(all, a) {
+			rep.add(model.InvalidAddress, "%s: %s is a second %s address; a Service has one of each family", field, a, model.FamilyOf(a))
+			continue
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// hasFamily reports whether one of the addresses is of a's family.
+func hasFamily(addresses []netip.Addr, a netip.Addr) bool {
+	return slices.ContainsFunc(addresses, func(b netip.Addr) bool { return model.FamilyOf(a) == model.FamilyOf(b) })
+}
+
+func checkType(svc *corev1.Service, rep *report) {
+	switch svc.Spec.Type {
+	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+	default:
+		rep.add(model.InvalidValue, "spec.type: %s is not a type of Service, and is taken as ClusterIP; write ClusterIP, NodePort or LoadBalancer", quote(string(svc.Spec.Type)))
+	}
+}
+
+func internalPolicy(svc *corev1.Service, rep *report) model.TrafficPolicy {
+	if svc.Spec.InternalTrafficPolicy == nil {
+		return model.Cluster
+	}
+	return policy("spec.internalTrafficPolicy", string(*svc.Spec.InternalTrafficPolicy), rep)
+}
+
+// externalPolicy reads spec.externalTrafficPolicy, which has no meaning for a Service that is not meant to be reached
+// from outside, as in kube-proxy.
+func externalPolicy(svc *corev1.Service, rep *report) model.TrafficPolicy {
+	p := policy("spec.externalTrafficPolicy", string(svc.Spec.ExternalTrafficPolicy), rep)
+	switch svc.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		return p
+	}
+	if len(svc.Spec.ExternalIPs) > 0 {
+		return p
+	}
+	return model.Cluster
+}
+
+func policy(field, text string, rep *report) model.TrafficPolicy {
+	switch p := model.TrafficPolicy(text); p {
+	case "", model.Cluster:
+		return model.Cluster
+	case model.Local:
+		return p
+	default:
+		rep.add(model.InvalidValue, "%s: %s is not a policy, and is taken as Cluster; write Cluster or Local", field, quote(text))
+		return model.Cluster
+	}
+}
+
+// servicePorts reads spec.ports and leaves out what cannot be forwarded.
+func servicePorts(svc *corev1.Service, rep *report) []model.Port {
+	type number struct {
+		protocol model.Protocol
+		port     int32
+	}
+	ports, nodePorts, names := map[number]bool{}, map[number]bool{}, map[string]bool{}
+	var all []model.Port
+	for i, p := range svc.Spec.Ports {
+		field := fmt.Sprintf("spec.ports[%d]", i)
+		protocol, ok := rep.protocol(field+".protocol", string(p.Protocol))
+		if !ok || !rep.port(field+".port", p.Port) || p.Name != "" && !rep.label(field+".name", p.Name) {
+			continue
+		}
+		switch {
+		case protocol == model.SCTP:
+			rep.add(model.UnsupportedProtocol, "%s.protocol: SCTP port %d is not forwarded, because Envoy does not speak SCTP; let another proxy serve the Service (label %s)", field, p.Port, LabelServiceProxyName)
+			continue
+		case ports[number{protocol, p.Port}]:
+			rep.add(model.InvalidPort, "%s: port %d/%s is there already; give this one another number", field, p.Port, protocol)
+			continue
+		case names[p.Name+"/"+string(protocol)]:
+			rep.add(model.InvalidPort, "%s.name: there is a %s port named %s already; give each port a name of its own", field, protocol, quote(p.Name))
+			continue
+		}
+		ports[number{protocol, p.Port}], names[p.Name+"/"+string(protocol)] = true, true
+		port := model.Port{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)}
+		switch {
+		case p.NodePort == 0 || !rep.port(field+".nodePort", p.NodePort):
+		case nodePorts[number{protocol, p.NodePort}]:
+			rep.add(model.InvalidPort, "%s.nodePort: %d/%s belongs to another port of the Service; give this one another number", field, p.NodePort, protocol)
+		default:
+			nodePorts[number{protocol, p.NodePort}] = true
+			port.NodePort = uint16(p.NodePort)
+		}
+		all = append(all, port)
+	}
+	return all
+}
+
+// externalIPs reads spec.externalIPs. The API server refuses the same addresses, but not in Services older than its rule.
+func externalIPs(svc *corev1.Service, clusterIPs []netip.Addr, rep *report) []netip.Addr {
+	var all []netip.Addr
+	for i, text := range svc.Spec.ExternalIPs {
+		field := fmt.Sprintf("spec.externalIPs[%d]", i)
+		a, ok := rep.address(field, text)
+		if !ok || !rep.routable(field, a, false) {
+			continue
+		}
+		if !hasFamily(clusterIPs, a) {
+			rep.add(model.WrongFamily, "%s: %s is %s, but the Service has no cluster IP of that family; add the family to spec.ipFamilies, or remove the address", field, a, model.FamilyOf(a))
+			continue
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// loadBalancerIPs reads the addresses in status.loadBalancer that nodes answer for. Those of a family without a cluster
+// IP are passed over: a load balancer may well turn connections of one family into the other's.
+func loadBalancerIPs(svc *corev1.Service, clusterIPs []netip.Addr, rep *report) []netip.Addr {
+	var all []netip.Addr
+	for i, ingress := range svc.Status.LoadBalancer.Ingress {
+		field := fmt.Sprintf("status.loadBalancer.ingress[%d]", i)
+		if ingress.IP == "" || !answered(ingress, field, rep) {
+			continue
+		}
+		a, ok := rep.address(field+".ip", ingress.IP)
+		if ok && rep.routable(field+".ip", a, true) && hasFamily(clusterIPs, a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// answered reports whether connections come to the nodes with the load balancer's address still on them (ipMode VIP).
+func answered(ingress corev1.LoadBalancerIngress, field string, rep *report) bool {
+	if ingress.IPMode == nil {
+		return true
+	}
+	switch *ingress.IPMode {
+	case corev1.LoadBalancerIPModeVIP:
+		return true
+	case corev1.LoadBalancerIPModeProxy:
+		return false
+	default:
+		rep.add(model.InvalidValue, "%s.ipMode: %s is not a mode, so %s is not answered for; write VIP or Proxy", field, quote(string(*ingress.IPMode)), quote(ingress.IP))
+		return false
+	}
+}
+
+// closedIPs returns the load balancer's addresses that must not be answered for: source ranges are not enforced yet, and
+// to ignore them would open to everyone what its owner closed. Ranges bind the addresses of their own family only, and
+// one that holds all addresses lifts them, as in kube-proxy. A range that cannot be read closes both families.
+func closedIPs(svc *corev1.Service, vips []netip.Addr, rep *report) []netip.Addr {
+	bound, lifted := map[model.Family]bool{}, map[model.Family]bool{}
+	for i, text := range svc.Spec.LoadBalancerSourceRanges {
+		text = strings.TrimSpace(text) // Which the API server's validation lets through.
+		if text == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			rep.add(model.InvalidValue, "spec.loadBalancerSourceRanges[%d]: %s is not a range of addresses; write it like 10.0.0.0/8", i, quote(text))
+			bound[model.IPv4], bound[model.IPv6] = true, true
+			continue
+		}
+		family := model.FamilyOf(prefix.Addr())
+		bound[family] = true
+		lifted[family] = lifted[family] || prefix.Bits() == 0
+	}
+	var closed []netip.Addr
+	for _, a := range vips {
+		if family := model.FamilyOf(a); bound[family] && !lifted[family] && !slices.Contains(closed, a) {
+			closed = append(closed, a)
+			rep.add(model.UnsupportedFeature, "spec.loadBalancerSourceRanges is not enforced yet, so the load balancer's address %s is not answered for at all; remove the ranges and filter at the load balancer, or let another proxy serve the Service (label %s)", a, LabelServiceProxyName)
+		}
+	}
+	return closed
+}
+
+// reportAbsentFeatures notes the fields whose meaning is not there yet. The Service is forwarded without it.
+func reportAbsentFeatures(svc *corev1.Service, rep *report) {
+	switch svc.Spec.SessionAffinity {
+	case "", corev1.ServiceAffinityNone:
+	case corev1.ServiceAffinityClientIP:
+		rep.add(model.UnsupportedFeature, "spec.sessionAffinity: ClientIP is not kept yet: the connections of one client go to different endpoints; write None, or let another proxy serve the Service (label %s)", LabelServiceProxyName)
+	default:
+		rep.add(model.InvalidValue, "spec.sessionAffinity: %s is not an affinity, and is taken as None; write None or ClientIP", quote(string(svc.Spec.SessionAffinity)))
+	}
+	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && local && svc.Spec.HealthCheckNodePort != 0 {
+		rep.add(model.UnsupportedFeature, "spec.healthCheckNodePort: %d is not served yet: a load balancer that asks it finds no healthy node; let it check the node port, write externalTrafficPolicy: Cluster, or let another proxy serve the Service (label %s)", svc.Spec.HealthCheckNodePort, LabelServiceProxyName)
+	}
+}

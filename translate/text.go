@@ -1,0 +1,98 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// shown is how many endpoints of a route the text names before it counts the rest.
+const shown = 6
+
+// Text returns the table for people: grouped by Service, origins that fare alike on one line, problems below.
+func (t Table) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Node %s\n", t.Node)
+	if len(t.Frontends) == 0 {
+		b.WriteString("\nNothing is forwarded.\n")
+	} else {
+		b.WriteByte('\n')
+		t.writeFrontends(&b)
+	}
+	for i, p := range t.Problems {
+		if i == 0 {
+			b.WriteString("\nProblems\n")
+		}
+		fmt.Fprintf(&b, "  %s  %s\n      %s\n", p.Reason, p.Object, p.Message)
+	}
+	return b.String()
+}
+
+func (t Table) writeFrontends(b *strings.Builder) {
+	frontends := slices.Clone(t.Frontends)
+	slices.SortStableFunc(frontends, func(a, b model.Frontend) int {
+		return cmp.Or(a.ServicePort.Service.Compare(b.ServicePort.Service), cmp.Compare(kindOrder[a.Kind], kindOrder[b.Kind]))
+	})
+	rows := [][]string{{"SERVICE", "FRONTEND", "KIND", "FROM", "VERDICT", "SOURCE", "ENDPOINTS"}}
+	for i := range frontends {
+		f := &frontends[i]
+		head := []string{f.ServicePort.Service.String() + ":" + f.ServicePort.Port, f.Name(), string(f.Kind)}
+		for o := model.Origin(0); o < model.Origins; {
+			first := o
+			for o++; o < model.Origins && f.Routes[o] == f.Routes[first]; o++ {
+			}
+			r := f.Routes[first]
+			rows = append(rows, append(head, originsText(first, o), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)))
+			head = []string{"", "", ""}
+		}
+	}
+	writeRows(b, rows)
+}
+
+// writeRows writes rows of equal length with their columns aligned.
+func writeRows(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], len(cell))
+		}
+	}
+	for _, row := range rows {
+		last := len(row) - 1
+		for i, cell := range row[:last] {
+			fmt.Fprintf(b, "%-*s", widths[i]+2, cell)
+		}
+		b.WriteString(row[last] + "\n")
+	}
+}
+
+// originsText names the origins from first to before end.
+func originsText(first, end model.Origin) string {
+	if first == 0 && end == model.Origins {
+		return "any"
+	}
+	var names []string
+	for o := first; o < end; o++ {
+		names = append(names, o.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// endpointsText names a set's first endpoints and counts the rest.
+func endpointsText(set *model.EndpointSet) string {
+	if len(set.Endpoints) == 0 {
+		return "-"
+	}
+	var names []string
+	for _, e := range set.Endpoints[:min(shown, len(set.Endpoints))] {
+		names = append(names, e.AddrPort.String())
+	}
+	text := strings.Join(names, " ")
+	if rest := len(set.Endpoints) - shown; rest > 0 {
+		text += fmt.Sprintf(" and %d more", rest)
+	}
+	return text
+}

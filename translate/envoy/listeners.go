@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	xdscorepb "github.com/cncf/xds/go/xds/core/v3"
@@ -142,7 +143,7 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listen
 		}
 	}
 	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(m, false))}
-	if f.GetOutside().GetClass() == frontendpb.Class_EXTERNAL || f.GetOutside().GetVerdict() == frontendpb.Verdict_DROP {
+	if outside := f.GetOutside(); m.Kind != model.ClusterIP && (outside.GetClass() == frontendpb.Class_EXTERNAL || outside.GetVerdict() == frontendpb.Verdict_DROP) {
 		matcher.OnNoMatch = udpRoute(clusterName(m, true))
 		matcher.MatcherType = sourceMatcher(append([]netip.Prefix{Masquerade4, Masquerade6}, pods...), udpRoute(clusterName(m, false)))
 	}
@@ -152,7 +153,7 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listen
 		PreferGro: wrapperspb.Bool(true),
 	}
 	return &listenerpb.Listener{
-		Name:              "udp/" + m.HostPort(),
+		Name:              UDPListenerName(m.Name()),
 		StatPrefix:        "udp",
 		Address:           address(ip.String(), m.Port, corepb.SocketAddress_UDP),
 		Transparent:       wrapperspb.Bool(true),
@@ -168,6 +169,9 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listen
 		}}},
 	}
 }
+
+// UDPListenerName returns the name of a frontend's listener.
+func UDPListenerName(frontend string) string { return udp + strings.TrimSuffix(frontend, "/UDP") }
 
 // udpRoute sends a datagram to a cluster.
 func udpRoute(cluster string) *matcherpb.Matcher_OnMatch {

@@ -45,22 +45,20 @@ type Config struct {
 	Table int
 	// RulePriority is the priority of the policy rules: after the table of local addresses (0), before everybody else's.
 	RulePriority int
-	// MTU of the veths, in bytes; that of the interface that holds the node's address.
-	MTU int
 }
+
+// minMTU is what IPv6 requires of every link, in bytes.
+const minMTU = 1280
 
 // DefaultConfig is free of what other node software is known to use.
 func DefaultConfig() Config {
-	return Config{Mask: 0x3f00, Table: 7700, RulePriority: 77, MTU: 1500}
+	return Config{Mask: 0x3f00, Table: 7700, RulePriority: 77}
 }
 
 // Validate returns an error that says how to correct the configuration.
 func (c Config) Validate() error {
 	if shifted := c.Mask >> bits.TrailingZeros32(c.Mask); shifted != 0x3f {
 		return fmt.Errorf("mark mask %#x: six adjacent bits are needed, such as 0x3f00", c.Mask)
-	}
-	if c.MTU < 1280 {
-		return fmt.Errorf("mtu %d: at least 1280 is needed, which IPv6 requires of every link", c.MTU)
 	}
 	return nil
 }

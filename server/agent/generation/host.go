@@ -24,23 +24,23 @@ var families = []struct {
 	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 }
 
-// Build joins the network namespace at ns to the calling process's as generation id. What an earlier generation of the
+// Build joins the network namespace at ns to the calling process's as generation id, by veths of an MTU in bytes. What an earlier generation of the
 // same number left behind is removed first. On an error the host is left as if nothing had been done.
-func Build(c Config, id ID, ns int) error {
+func Build(c Config, id ID, ns, mtu int) error {
 	if err := Remove(c, id); err != nil {
 		return err
 	}
-	err := build(c, id, ns)
+	err := build(c, id, ns, mtu)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("build generation %d: %w", id, err), Remove(c, id))
 	}
 	return err
 }
 
-func build(c Config, id ID, ns int) error {
+func build(c Config, id ID, ns, mtu int) error {
 	ipv6 := IPv6()
 	for _, class := range Classes {
-		if err := addVeth(c, id, class, ns); err != nil {
+		if err := addVeth(id, class, ns, mtu); err != nil {
 			return fmt.Errorf("veth %s: %w", LinkName(id, class), err)
 		}
 	}
@@ -56,10 +56,10 @@ func build(c Config, id ID, ns int) error {
 }
 
 // addVeth makes a class's veth pair, one end in the namespace at ns.
-func addVeth(c Config, id ID, class frontendpb.Class, ns int) error {
+func addVeth(id ID, class frontendpb.Class, ns, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = LinkName(id, class), c.MTU
-	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: ClassName(class), PeerMTU: uint32(c.MTU), PeerNamespace: netlink.NsFd(ns)})
+	attrs.Name, attrs.MTU = LinkName(id, class), mtu
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: ClassName(class), PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(ns)})
 }
 
 // routeTo configures the host's end of a class's veth and leads marked packets to it.
@@ -243,4 +243,39 @@ func ignoreGone(err error) error {
 // prefix returns p in the form that netlink takes.
 func prefix(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Repair puts back what of a generation's addresses, routes and rules on the host is missing. Network managers are known to
+// remove what they did not make.
+func Repair(c Config, id ID) error {
+	ipv6 := IPv6()
+	for _, class := range Classes {
+		if err := routeTo(c, id, class, ipv6); err != nil {
+			return fmt.Errorf("repair generation %d: %s: %w", id, LinkName(id, class), err)
+		}
+	}
+	return nil
+}
+
+// MTU returns the MTU of the link that has one of the addresses, or 1500 where none has.
+func MTU(addresses []netip.Addr) int {
+	for _, a := range addresses {
+		family := netlink.FAMILY_V4
+		if a.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		assigned, err := netlink.AddrList(nil, family)
+		if err != nil {
+			continue
+		}
+		for _, own := range assigned {
+			if ip, _ := netip.AddrFromSlice(own.IP); ip.Unmap() != a {
+				continue
+			}
+			if link, err := netlink.LinkByIndex(own.LinkIndex); err == nil && link.Attrs().MTU >= minMTU && link.Attrs().Flags&net.FlagLoopback == 0 {
+				return link.Attrs().MTU
+			}
+		}
+	}
+	return 1500
 }

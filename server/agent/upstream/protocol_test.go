@@ -171,7 +171,7 @@ func TestUselessMessages(t *testing.T) {
 // waited until its request is read would wait forever for a server that waits until its response is read.
 func TestLargeMessagesBothWays(t *testing.T) {
 	many := make([]string, 0, 2*12_000)
-	padding := strings.Repeat("v", 400) // As the version it is in requests and, as the body too, in responses.
+	padding := strings.Repeat("v", 400) // It is the version, in both directions.
 	for i := range 12_000 {
 		many = append(many, fmt.Sprintf("resource-%05d", i), padding)
 	}

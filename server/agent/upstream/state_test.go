@@ -201,10 +201,6 @@ func TestDamagedState(t *testing.T) {
 	if err := os.WriteFile(path, sound.Bytes()[:sound.Len()/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// What a crash during a write left behind.
-	if err := os.WriteFile(path+".tmp", []byte("half"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	plane := newControlPlane(t)
 	node := start(t, Config{Addresses: []string{plane.address}, StatePath: path})
 	if loaded := node.Loaded(); count(loaded) != 0 {
@@ -220,6 +216,20 @@ func TestDamagedState(t *testing.T) {
 	}
 	if known, err := readState(path); err != nil || count(known) != 1 {
 		t.Errorf("after the next write: %v, %v", known, err)
+	}
+}
+
+// What a crash during a write left behind is in nobody's way, whoever may read it.
+func TestLeftoverOfACrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(path+".tmp", []byte("half"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeState(path, someState()); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("state file: %v, %v, want mode 0600", info, err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 		t.Errorf("folder has %v, %v, want the state file alone", entries, err)

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/fairlead/fairlead/server/agent"
+	"github.com/fairlead/fairlead/server/agent/generation"
+)
+
+// Folders of a node. The first must survive a restart of the node, the second need not.
+const (
+	defaultStateDir = "/var/lib/fairlead"
+	defaultRunDir   = "/run/fairlead"
+)
+
+func newAgentCommand() *cobra.Command {
+	config := agent.Config{Generation: generation.DefaultConfig()}
+	var (
+		log                logFlags
+		cleanup            bool
+		podCIDRs, nodePort []string
+	)
+	cmd := &cobra.Command{
+		Use:   "agent --node NAME --server HOST:PORT",
+		Short: "Lead a node's Service traffic to its Envoy",
+		Long: `Follows the control plane, serves the node's Envoys and keeps the node's nftables table and routes.
+What it built stays when it stops: the node forwards without its agent. --cleanup removes all of it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger, err := log.logger()
+			if err != nil {
+				return err
+			}
+			if cleanup {
+				return agent.Cleanup(cmd.Context(), config)
+			}
+			if config.PodCIDRs, err = parsePrefixes("--pod-cidr", podCIDRs); err != nil {
+				return err
+			}
+			if config.NodePortAddresses, err = parsePrefixes("--nodeport-addresses", nodePort); err != nil {
+				return err
+			}
+			config.Log = logger
+			config.DialOptions = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+			a, err := agent.New(config)
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&config.Admin, "admin", "127.0.0.1:19001", "Address of health, metrics and status; empty for none.")
+	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents built on this node, and exit.")
+	flags.Uint32Var(&config.Generation.Mask, "mark-mask", config.Generation.Mask, "Six adjacent bits of packet marks that nothing else on the node uses.")
+	flags.StringVar(&config.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of this node; by default $NODE_NAME.")
+	flags.StringSliceVar(&nodePort, "nodeport-addresses", nil, "Prefixes of the node's addresses that serve NodePorts; by default the Node object's first address of each family.")
+	flags.StringSliceVar(&podCIDRs, "pod-cidr", nil, "Prefixes of sources that count as pods; by default those that the Node object names.")
+	flags.IntVar(&config.Generation.RulePriority, "rule-priority", config.Generation.RulePriority, "Priority of the node's policy routing rules.")
+	flags.StringVar(&config.RunDir, "run-dir", defaultRunDir, "Folder of the unix sockets for Envoys.")
+	flags.StringSliceVar(&config.Servers, "server", nil, "Addresses of the control plane's replicas, as host:port.")
+	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
+	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
+	log.add(flags)
+	return cmd
+}
+
+// parsePrefixes reads a flag's prefixes.
+func parsePrefixes(flag string, values []string) ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, v := range values {
+		p, err := netip.ParsePrefix(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: use a prefix such as 10.244.0.0/16", flag, v)
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/pflag"
+)
+
+// logFlags say how a process that runs for long reports.
+type logFlags struct{ level, format string }
+
+// add declares the flags.
+func (l *logFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&l.format, "log-format", "text", "Form of the log on standard error: text or json.")
+	flags.StringVar(&l.level, "log-level", "info", "Least level that is logged: debug, info, warn or error.")
+}
+
+// logger makes the logger that the flags ask for the default one, and returns it.
+func (l *logFlags) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", l.level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler
+	switch l.format {
+	case "text":
+		handler = slog.NewTextHandler(os.Stderr, options)
+	case "json":
+		handler = slog.NewJSONHandler(os.Stderr, options)
+	default:
+		return nil, fmt.Errorf("--log-format %q: use text or json", l.format)
+	}
+	logger := slog.New(handler)
+	slog.SetDefault(logger)
+	return logger, nil
+}

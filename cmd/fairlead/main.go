@@ -1,0 +1,37 @@
+// Command fairlead is every part of Fairlead: the control plane, the node's agent, the start of its Envoy, and the tools
+// that show what they do.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run()) }
+
+// run carries out the command line and returns the exit code.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "fairlead",
+		Short:         "Kubernetes Services by Envoy, without kube-proxy and without sidecars.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		newAgentCommand(),
+		newBootstrapCommand(),
+		newProxyCommand(),
+	)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "fairlead:", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,157 @@
+// Package agent is Fairlead on a node: it takes what the control plane says of the node, serves it to the node's Envoys,
+// and leads the node's Service traffic to them.
+//
+// In come resources over xDS, Envoys that ask for their namespace to be joined to the node, and the kernel's news. Out go
+// resources over a unix socket, links, routes and one nftables table, and an ACK to the control plane once the node really
+// forwards. It decides nothing about Services: that is done before.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/kernel"
+	"github.com/fairlead/fairlead/server/agent/proxy"
+	"github.com/fairlead/fairlead/server/agent/upstream"
+	"github.com/fairlead/fairlead/server/xds"
+	"github.com/fairlead/fairlead/translate/envoy"
+)
+
+// Config is what an agent needs.
+type Config struct {
+	Node        string            // The node's name, as in its Node object.
+	Servers     []string          // The control plane's replicas, host:port.
+	DialOptions []grpc.DialOption // Transport credentials and identity.
+
+	StateDir string // Where the last good state is kept. It must survive a restart of the node.
+	RunDir   string // Where the unix sockets are.
+	Admin    string // Address of health, metrics and status; empty for none.
+
+	Generation        generation.Config
+	PodCIDRs          []netip.Prefix // Sources that count as pods; empty: those that the Node object names.
+	NodePortAddresses []netip.Prefix // NodePorts are served on the node's addresses in these; empty: on the Node's first address of each family.
+
+	Log *slog.Logger // Nil means slog.Default.
+}
+
+// ProxySocket returns the path of the socket at which an agent waits for proxies.
+func ProxySocket(runDir string) string { return filepath.Join(runDir, "proxy.sock") }
+
+// XDSSocket returns the path of the socket at which an agent serves its Envoys.
+func XDSSocket(runDir string) string { return filepath.Join(runDir, "xds.sock") }
+
+// AdminSocket returns the path of the socket at which a generation's Envoy serves its admin interface.
+func AdminSocket(runDir string, id generation.ID) string {
+	return filepath.Join(runDir, fmt.Sprintf("envoy-%d.sock", id))
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	config   Config
+	log      *slog.Logger
+	upstream *upstream.Client
+	owner    *owner
+	xds      *xds.Server
+}
+
+// types are what the agent asks the control plane for, what is referred to before what refers to it.
+var types = []string{envoy.NodeType, envoy.ClusterType, envoy.AssignmentType, envoy.FrontendType}
+
+// New returns an agent that has touched nothing but its state file.
+func New(config Config) (*Agent, error) {
+	if config.Node == "" {
+		return nil, errors.New("no node name: give the name of the Node object that the agent runs on")
+	}
+	if err := config.Generation.Validate(); err != nil {
+		return nil, err
+	}
+	log := config.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	for _, dir := range []string{config.StateDir, config.RunDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("make folder: %w", err)
+		}
+	}
+	up, err := upstream.New(upstream.Config{
+		Node: config.Node, Addresses: config.Servers, Types: types, DialOptions: config.DialOptions,
+		StatePath: filepath.Join(config.StateDir, "last-good"), Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	table, err := kernel.New(config.Generation)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{config: config, log: log, upstream: up}
+	a.owner = newOwner(config, log, up, table)
+	a.xds = xds.New(xds.Config{Cache: a.owner.cache, Log: log})
+	return a, nil
+}
+
+// Run serves the node until ctx ends. What it built on the node stays: the node forwards without its agent.
+func (a *Agent) Run(ctx context.Context) error {
+	proxies, err := listen(ProxySocket(a.config.RunDir), 0o600)
+	if err != nil {
+		return err
+	}
+	// Envoy may run as another user; the folder's owner decides who gets here.
+	envoys, err := listen(XDSSocket(a.config.RunDir), 0o666)
+	if err != nil {
+		return errors.Join(err, proxies.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return proxy.Listen(ctx, proxies, a.owner.requests) })
+	group.Go(func() error { return a.xds.Serve(ctx, envoys) })
+	group.Go(func() error { return kernel.Watch(ctx, a.owner.disturbed) })
+	group.Go(func() error { return generation.Watch(ctx, a.owner.links) })
+	group.Go(func() error { return a.upstream.Run(ctx) })
+	group.Go(func() error { return a.owner.run(ctx) })
+	return group.Wait()
+}
+
+// listen makes a unix socket, in the place of one that an earlier agent left behind.
+func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("replace socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	// The next agent's socket may be at the path by the time this one closes.
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// Cleanup removes everything that agents made on this node: tables, links, routes, rules, sockets and the last good state.
+// Established connections through Fairlead end with it.
+func Cleanup(ctx context.Context, config Config) error {
+	errs := []error{kernel.Cleanup(ctx, config.Generation), generation.RemoveAll(config.Generation)}
+	paths := []string{ProxySocket(config.RunDir), XDSSocket(config.RunDir), filepath.Join(config.StateDir, "last-good"), filepath.Join(config.StateDir, "generation")}
+	for id := generation.ID(1); id <= generation.MaxID; id++ {
+		paths = append(paths, AdminSocket(config.RunDir, id))
+	}
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

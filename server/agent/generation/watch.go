@@ -1,0 +1,44 @@
+package generation
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Watch sends to gone whenever a generation's veth disappeared, which it does when its Envoy has died, until ctx ends. gone
+// needs room for one; what is already told is not told again.
+func Watch(ctx context.Context, gone chan<- struct{}) error {
+	updates := make(chan netlink.LinkUpdate)
+	lost := make(chan struct{}, 1)
+	options := netlink.LinkSubscribeOptions{ErrorCallback: func(error) { tell(lost) }}
+	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), options); err != nil {
+		return fmt.Errorf("watch links: %w", err)
+	}
+	for {
+		select {
+		case u, ok := <-updates:
+			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("watch links: the kernel ended the subscription")
+			}
+			if _, ours := parseLinkName(u.Attrs().Name); ours && u.Header.Type == unix.RTM_DELLINK {
+				tell(gone)
+			}
+		case <-lost:
+			tell(gone)
+		}
+	}
+}
+
+// tell sends unless there is word waiting already.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/kernel"
+	"github.com/fairlead/fairlead/translate/envoy"
+)
+
+// generations knows the node's Envoys. It belongs to the owner.
+type generations struct {
+	config  Config
+	log     *slog.Logger
+	live    []generation.ID // Whose links are there, in order.
+	warm    map[generation.ID]bool
+	current generation.ID // 0: none.
+	last    generation.ID // The number given out last.
+}
+
+// applied is cache.Cache.Applied.
+type applied func(node, typeURL string) uint64
+
+func newGenerations(config Config, log *slog.Logger) *generations {
+	return &generations{config: config, log: log, warm: map[generation.ID]bool{}}
+}
+
+// Bootstrap returns what a generation's Envoy is started with.
+func Bootstrap(node, runDir string, id generation.ID) envoy.Bootstrap {
+	return envoy.Bootstrap{Node: envoyID(node, id), Generation: int(id), XDSSocket: XDSSocket(runDir), AdminSocket: AdminSocket(runDir, id)}
+}
+
+// envoyID returns the node id under which a generation's Envoy asks for its resources.
+func envoyID(node string, id generation.ID) string { return node + "/" + strconv.Itoa(int(id)) }
+
+// adopt finds the Envoys that an earlier agent left running. The current one goes on being it: the kernel leads to it.
+func (g *generations) adopt() error {
+	live, err := generation.Existing()
+	if err != nil {
+		return err
+	}
+	g.live = live
+	content, err := os.ReadFile(g.path())
+	if err != nil {
+		return nil // A first start, or nothing to remember.
+	}
+	id, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err == nil && slices.Contains(live, generation.ID(id)) {
+		g.last = generation.ID(id)
+		g.makeCurrent(g.last)
+	}
+	return nil
+}
+
+// path is the file that remembers the current generation over a restart of the agent.
+func (g *generations) path() string { return filepath.Join(g.config.StateDir, "generation") }
+
+// join joins the namespace of a new Envoy to the node and returns what to start it with.
+func (g *generations) join(ns int, addresses []netip.Addr) ([]byte, error) {
+	g.inspect()
+	id := g.free()
+	if id == 0 {
+		return nil, fmt.Errorf("%d Envoys are still running on this node; wait for one to drain or stop one", len(g.live))
+	}
+	if err := generation.Build(g.config.Generation, id, ns, generation.MTU(addresses)); err != nil {
+		return nil, err
+	}
+	g.last = id
+	g.live = append(g.live, id)
+	slices.Sort(g.live)
+	g.log.Info("an Envoy starts", "generation", id)
+	return Bootstrap(g.config.Node, g.config.RunDir, id).JSON()
+}
+
+// free returns a number that no living Envoy has, or 0.
+func (g *generations) free() generation.ID {
+	for i := range generation.MaxID {
+		if id := (g.last+i)%generation.MaxID + 1; !slices.Contains(g.live, id) {
+			return id
+		}
+	}
+	return 0
+}
+
+// inspect finds the Envoys that have died, and removes what is left of them.
+func (g *generations) inspect() {
+	live, err := generation.Existing()
+	if err != nil {
+		g.log.Error("cannot see which Envoys are alive", "error", err)
+		return
+	}
+	for _, id := range g.live {
+		if slices.Contains(live, id) {
+			continue
+		}
+		g.log.Info("an Envoy is gone", "generation", id, "current", id == g.current)
+		if err := generation.Remove(g.config.Generation, id); err != nil {
+			g.log.Error("cannot remove what is left of an Envoy", "generation", id, "error", err)
+		}
+		delete(g.warm, id)
+		if id == g.current {
+			g.current = 0
+		}
+	}
+	g.live = slices.DeleteFunc(g.live, func(id generation.ID) bool { return !slices.Contains(live, id) })
+}
+
+// repair puts back what someone removed of the living Envoys' links.
+func (g *generations) repair() {
+	for _, id := range g.live {
+		if err := generation.Repair(g.config.Generation, id); err != nil {
+			g.log.Error("cannot repair a generation", "generation", id, "error", err)
+		}
+	}
+}
+
+// has reports whether a generation's Envoy has everything up to seq.
+func (g *generations) has(id generation.ID, seq uint64, applied applied) bool {
+	for _, typeURL := range []string{envoy.ClusterType, envoy.AssignmentType, envoy.ListenerType} {
+		if applied(envoyID(g.config.Node, id), typeURL) < seq {
+			// An Envoy without a single cluster never asks for assignments.
+			if typeURL != envoy.AssignmentType || applied(envoyID(g.config.Node, id), typeURL) != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// candidate returns the newest Envoy that could replace the current one, or 0.
+func (g *generations) candidate() generation.ID {
+	if g.last != g.current && slices.Contains(g.live, g.last) {
+		return g.last
+	}
+	if g.current == 0 && len(g.live) > 0 {
+		return g.live[len(g.live)-1]
+	}
+	return 0
+}
+
+// promote makes a new Envoy the current one as soon as it has its resources and takes connections of every class.
+func (g *generations) promote(applied applied) {
+	id := g.candidate()
+	if id == 0 || !g.has(id, 1, applied) || !takesConnections(id) {
+		return
+	}
+	g.makeCurrent(id)
+}
+
+// makeCurrent leads new connections to a generation.
+func (g *generations) makeCurrent(id generation.ID) {
+	g.current, g.warm[id] = id, true
+	g.log.Info("new connections go to an Envoy", "generation", id)
+	if err := os.WriteFile(g.path(), []byte(strconv.Itoa(int(id))), 0o600); err != nil {
+		g.log.Error("cannot remember the current Envoy for the next start", "error", err)
+	}
+}
+
+// retry returns a channel that fires when a new Envoy is worth another try: it has its resources, but its workers do not
+// listen yet, of which nothing tells.
+func (g *generations) retry(applied applied) <-chan time.Time {
+	if id := g.candidate(); id != 0 && g.has(id, 1, applied) {
+		return time.After(warmth)
+	}
+	return nil
+}
+
+// takesConnections dials the listener of every class on the way that Service traffic takes.
+func takesConnections(id generation.ID) bool {
+	for _, class := range generation.Classes {
+		conn, err := net.DialTimeout("tcp", generation.ProbeAddress(id, class).String(), warmth)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+	}
+	return true
+}
+
+// kernel returns what the kernel's table needs to know.
+func (g *generations) kernel() kernel.Generations {
+	return kernel.Generations{Live: slices.Clone(g.live), Current: g.current}
+}

@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/agent/kernel"
+	"github.com/fairlead/fairlead/server/agent/upstream"
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// node is what the control plane says of the node, and what follows from it on this one. It belongs to the owner.
+type node struct {
+	config Config
+	log    *slog.Logger
+
+	self      *frontendpb.Node // Nil before the control plane has said.
+	frontends map[string]*frontendpb.Frontend
+	changed   map[string]bool // Frontends that the kernel's table has not been told of.
+	heard     map[string]bool // Types of which anything has been heard.
+	bound     map[string][]netip.Prefix
+	bridged   bridged
+}
+
+func newNode(config Config, log *slog.Logger) *node {
+	return &node{
+		config: config, log: log,
+		frontends: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, heard: map[string]bool{},
+		bound: map[string][]netip.Prefix{}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
+	}
+}
+
+// unit is a resource in the agent's own cache, the same for every Envoy of the node.
+type unit struct{ resource cache.Resource }
+
+// Variant implements cache.Unit.
+func (unit) Variant(model.View) string { return "" }
+
+// Resources implements cache.Unit.
+func (u unit) Resources(string) []cache.Resource { return []cache.Resource{u.resource} }
+
+// unitID returns the ID of a resource in the agent's cache.
+func unitID(typeURL, name string) string { return typeURL + " " + name }
+
+// set takes a resource in, and adds what Envoy is to be served of it to units.
+func (n *node) set(typeURL string, r upstream.Resource, units map[string]cache.Unit) {
+	n.heard[typeURL] = true
+	switch typeURL {
+	case envoy.FrontendType:
+		f := &frontendpb.Frontend{}
+		if err := r.Any.UnmarshalTo(f); err != nil {
+			n.log.Error("unreadable frontend", "name", r.Name, "error", err)
+			return
+		}
+		n.frontends[r.Name] = f
+		n.changed[r.Name] = true
+	case envoy.NodeType:
+		self := &frontendpb.Node{}
+		if err := r.Any.UnmarshalTo(self); err != nil {
+			n.log.Error("unreadable node", "name", r.Name, "error", err)
+			return
+		}
+		if r.Name == n.config.Node && !proto.Equal(self, n.self) {
+			n.self = self
+		}
+	default:
+		if typeURL == envoy.AssignmentType {
+			n.bridged.add(r)
+		}
+		resource, err := cache.ReceivedResource(&discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Any})
+		if err != nil {
+			n.log.Error("unusable resource", "type", typeURL, "error", err)
+			return
+		}
+		units[unitID(typeURL, r.Name)] = unit{resource}
+	}
+}
+
+// remove forgets a resource, and adds what Envoy is to lose to breaking.
+func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
+	n.heard[typeURL] = true
+	switch typeURL {
+	case envoy.FrontendType:
+		delete(n.frontends, name)
+		n.changed[name] = true
+	case envoy.NodeType: // A node that was deleted still has pods; it forwards until its agent is taken away.
+	default:
+		breaking[unitID(typeURL, name)] = nil
+	}
+}
+
+// complete reports whether enough has been heard to make the kernel's table: a part would refuse the rest.
+func (n *node) complete() bool { return n.heard[envoy.FrontendType] }
+
+// listeners adds Envoy's listeners that are not there yet or are to be different to units, and those that are not needed any
+// more to breaking. They are made here rather than by the control plane because they depend on which sources are pods.
+func (n *node) listeners(units, breaking map[string]cache.Unit) {
+	if len(n.bound) == 0 {
+		for _, class := range envoy.Classes {
+			for _, l := range envoy.CatchAll(class) {
+				n.addListener(l.GetName(), l, units)
+			}
+		}
+		n.bound[""] = nil
+	}
+	pods := n.pods()
+	for name, f := range n.frontends {
+		if f.GetProtocol() != string(model.UDP) {
+			continue
+		}
+		if of, ok := n.bound[name]; !ok || n.changed[name] || !slices.Equal(of, pods) {
+			l := envoy.UDPListener(f, pods)
+			n.addListener(l.GetName(), l, units)
+			n.bound[name] = pods
+		}
+	}
+	for name := range n.bound {
+		if _, ok := n.frontends[name]; !ok && name != "" {
+			breaking[unitID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
+			delete(n.bound, name)
+		}
+	}
+}
+
+func (n *node) addListener(name string, l proto.Message, units map[string]cache.Unit) {
+	resource, err := cache.NewResource(envoy.ListenerType, name, l)
+	if err != nil {
+		n.log.Error("unusable listener", "name", name, "error", err)
+		return
+	}
+	units[unitID(envoy.ListenerType, name)] = unit{resource}
+}
+
+// apply tells the kernel's table of the frontends that changed.
+func (n *node) apply(table *kernel.Table) {
+	for _, name := range slices.Sorted(maps.Keys(n.changed)) {
+		table.SetFrontend(name, n.frontends[name])
+	}
+	clear(n.changed)
+}
+
+// kernelNode returns what the kernel's table needs to know of the node.
+func (n *node) kernelNode() kernel.Node {
+	return kernel.Node{Addresses: n.nodePortAddresses(), Pods: n.pods()}
+}
+
+// pods returns the sources that count as pods.
+func (n *node) pods() []netip.Prefix {
+	if len(n.config.PodCIDRs) > 0 {
+		return n.config.PodCIDRs
+	}
+	var prefixes []netip.Prefix
+	for _, s := range n.self.GetPodCidrs() {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			prefixes = append(prefixes, p.Masked())
+		}
+	}
+	return prefixes
+}
+
+// addresses returns the addresses of the Node object, in its order.
+func (n *node) addresses() []netip.Addr {
+	var addresses []netip.Addr
+	for _, b := range n.self.GetAddresses() {
+		if a, ok := netip.AddrFromSlice(b); ok {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
+}
+
+// nodePortAddresses returns the addresses on which NodePorts are served: as kube-proxy's nftables mode does, the node's
+// first of each family, unless prefixes are configured.
+func (n *node) nodePortAddresses() []netip.Addr {
+	if len(n.config.NodePortAddresses) > 0 {
+		return localAddresses(n.config.NodePortAddresses)
+	}
+	var primary []netip.Addr
+	for _, a := range n.addresses() {
+		if !slices.ContainsFunc(primary, func(p netip.Addr) bool { return p.Is6() == a.Is6() }) {
+			primary = append(primary, a)
+		}
+	}
+	return primary
+}
+
+// localAddresses returns the host's own addresses that lie in one of the prefixes.
+func localAddresses(prefixes []netip.Prefix) []netip.Addr {
+	assigned, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var found []netip.Addr
+	for _, a := range assigned {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || p.Addr().IsLoopback() {
+			continue
+		}
+		if slices.ContainsFunc(prefixes, func(in netip.Prefix) bool { return in.Contains(p.Addr()) }) {
+			found = append(found, p.Addr())
+		}
+	}
+	return found
+}

@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/kernel"
+	"github.com/fairlead/fairlead/server/agent/proxy"
+	"github.com/fairlead/fairlead/server/agent/upstream"
+)
+
+// Waits of the owner.
+const (
+	// envoyPatience is how long a change waits for the current Envoy before the kernel follows without it. An Envoy that
+	// hangs must not keep the node from refusing what has no endpoints.
+	envoyPatience = 10 * time.Second
+	// inspection is how often links, routes and rules are put right, whatever the kernel told.
+	inspection = 30 * time.Second
+	// warmth is how often a new Envoy that has all its resources is tried out.
+	warmth = 20 * time.Millisecond
+)
+
+// owner owns the state of the node. Everything else tells it by channel, and one change after the other is carried out:
+// Envoy first where traffic is to be led to it, the kernel first where it is to be led away.
+type owner struct {
+	config      Config
+	log         *slog.Logger
+	upstream    *upstream.Client
+	cache       *cache.Cache // What the node's Envoys are served.
+	table       *kernel.Table
+	node        *node
+	generations *generations
+
+	requests  chan *proxy.Request
+	acked     chan struct{} // An Envoy has answered.
+	disturbed chan struct{} // Something was deleted from the kernel's table.
+	links     chan struct{} // A generation's link is gone.
+
+	change *change // Being carried out; nil between changes.
+}
+
+// change is what one batch of updates asks for.
+type change struct {
+	updates  []upstream.Update
+	seq      uint64                // What the current Envoy must have before the kernel may follow.
+	breaking map[string]cache.Unit // Removals from Envoy, once the kernel leads nothing there any more.
+	patience time.Time
+	span     commitSpan
+}
+
+func newOwner(config Config, log *slog.Logger, up *upstream.Client, table *kernel.Table) *owner {
+	o := &owner{
+		config: config, log: log, upstream: up, table: table,
+		requests: make(chan *proxy.Request), acked: make(chan struct{}, 1), disturbed: make(chan struct{}, 1), links: make(chan struct{}, 1),
+	}
+	o.cache = cache.New(cache.Config{Observer: ackObserver{o.acked, log}})
+	o.node = newNode(config, log)
+	o.generations = newGenerations(config, log)
+	return o
+}
+
+// run carries out changes until ctx ends.
+func (o *owner) run(ctx context.Context) error {
+	if err := o.start(ctx); err != nil {
+		return err
+	}
+	inspect := time.NewTicker(inspection)
+	defer inspect.Stop()
+	for {
+		updates := o.upstream.Updates()
+		if o.change != nil {
+			updates = nil // One change after the other; upstream merges what comes meanwhile.
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case u := <-updates:
+			o.begin(u)
+		case r := <-o.requests:
+			o.join(ctx, r)
+		case <-o.acked:
+		case <-o.links:
+			o.generations.inspect()
+		case <-o.disturbed:
+			if !o.table.Intact(ctx) {
+				o.log.Warn("someone changed Fairlead's nftables table; writing it anew")
+				o.table.Forget()
+			}
+		case <-o.generations.retry(o.cache.Applied):
+		case <-o.patience():
+		case <-inspect.C:
+			o.generations.inspect()
+			o.generations.repair()
+		}
+		o.proceed(ctx)
+	}
+}
+
+// start forwards as the node did last, before any control plane answers.
+func (o *owner) start(ctx context.Context) error {
+	if err := o.generations.adopt(); err != nil {
+		return err
+	}
+	o.change = &change{breaking: map[string]cache.Unit{}, patience: time.Now().Add(envoyPatience)}
+	units := map[string]cache.Unit{}
+	loaded := o.upstream.Loaded()
+	for _, typeURL := range types {
+		for _, r := range loaded[typeURL] {
+			o.node.set(typeURL, r, units)
+		}
+	}
+	o.node.listeners(units, o.change.breaking)
+	if len(units) > 0 {
+		o.change.seq = o.cache.Publish(cache.Update{Units: units})
+		o.proceed(ctx)
+		return nil
+	}
+	o.change = nil // Nothing is known yet: an earlier agent's table, if there is one, is better than none.
+	return nil
+}
+
+// begin starts to carry out an update, and what else has arrived with it.
+func (o *owner) begin(u upstream.Update) {
+	c := &change{breaking: map[string]cache.Unit{}, patience: time.Now().Add(envoyPatience)}
+	units := map[string]cache.Unit{}
+	for more := true; more; {
+		c.updates = append(c.updates, u)
+		for _, r := range u.Changed {
+			o.node.set(u.Type, r, units)
+			c.span.follow(r.Traceparent)
+		}
+		for _, name := range u.Removed {
+			o.node.remove(u.Type, name, c.breaking)
+		}
+		select {
+		case u = <-o.upstream.Updates():
+		default:
+			more = false
+		}
+	}
+	o.node.listeners(units, c.breaking)
+	for id := range units {
+		delete(c.breaking, id)
+	}
+	c.span.start(o.config.Node)
+	if err := o.node.bridges(); err != nil {
+		o.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
+	}
+	c.seq = o.cache.Publish(cache.Update{Units: units})
+	o.change = c
+}
+
+// proceed carries out what nothing has to be waited for.
+func (o *owner) proceed(ctx context.Context) {
+	o.generations.promote(o.cache.Applied)
+	if c := o.change; c != nil && o.mayFollow(c) {
+		o.node.apply(o.table)
+		err := o.commit(ctx)
+		if len(c.breaking) > 0 {
+			o.cache.Publish(cache.Update{Units: c.breaking})
+		}
+		c.span.end(err)
+		for _, u := range c.updates {
+			if err != nil {
+				o.upstream.Nack(u, err)
+			} else {
+				o.upstream.Ack(u)
+			}
+		}
+		o.change = nil
+		return
+	}
+	_ = o.commit(ctx) // Logged; what failed is tried again with the next event.
+}
+
+// mayFollow reports whether the kernel may follow a change: Envoy has what traffic is about to be led to.
+func (o *owner) mayFollow(c *change) bool {
+	if o.generations.current == 0 || o.generations.has(o.generations.current, c.seq, o.cache.Applied) {
+		return true
+	}
+	if time.Now().Before(c.patience) {
+		return false
+	}
+	o.log.Error("Envoy does not take a change; the kernel goes ahead without it", "generation", o.generations.current)
+	return true
+}
+
+// patience returns a channel that fires when the change at hand has waited long enough.
+func (o *owner) patience() <-chan time.Time {
+	if o.change == nil {
+		return nil
+	}
+	return time.After(time.Until(o.change.patience))
+}
+
+// commit brings the kernel's table up to date, once there is something that it can be made from.
+func (o *owner) commit(ctx context.Context) error {
+	if !o.node.complete() {
+		return nil
+	}
+	o.table.SetNode(o.node.kernelNode())
+	o.table.SetGenerations(o.generations.kernel())
+	if err := o.table.Commit(ctx); err != nil && ctx.Err() == nil {
+		o.log.Error("the kernel's table is not up to date", "error", err)
+		return err
+	}
+	return nil
+}
+
+// join lets a new Envoy start.
+func (o *owner) join(ctx context.Context, r *proxy.Request) {
+	bootstrap, err := o.generations.join(int(r.Namespace.Fd()), o.node.addresses())
+	if err == nil {
+		// The table must know the generation's links before the first packet comes from them.
+		err = o.commit(ctx)
+	}
+	if err != nil {
+		o.log.Error("cannot start an Envoy", "error", err)
+		err = r.Refuse(err)
+	} else {
+		err = r.Accept(bootstrap)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		o.log.Warn("a proxy left before it was answered", "error", err)
+	}
+}
+
+// ackObserver wakes the owner when an Envoy answers.
+type ackObserver struct {
+	acked chan<- struct{}
+	log   *slog.Logger
+}
+
+// Acked implements cache.Observer.
+func (a ackObserver) Acked(string, string, uint64) { a.wake() }
+
+// Nacked implements cache.Observer.
+func (a ackObserver) Nacked(node, typeURL, detail string) {
+	a.log.Error("Envoy rejects a resource", "envoy", node, "type", typeURL, "detail", detail)
+	a.wake()
+}
+
+func (a ackObserver) wake() {
+	select {
+	case a.acked <- struct{}{}:
+	default:
+	}
+}

@@ -2,40 +2,44 @@
 //
 // In come Units: what each Service contributes, by variant; and Views: what may differ between nodes. Out go xDS
 // responses, delta and state of the world, through go-control-plane's server: a [Stream] is its ConfigWatcher for one
-// client and the [Cache] its ConfigFetcher. The package never decides what a resource contains, never looks into one
-// (except for the assignment that a cluster refers to) and does no I/O; it does not know what time it is.
+// client, the [Cache] its ConfigFetcher. The package never decides what a resource contains, never looks into one
+// (except for the assignment that a cluster refers to), does no I/O and does not know what time it is.
 package cache
 
 import (
+	"strconv"
 	"sync"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Unit is what one Service contributes. It is immutable, and its methods are called while the cache is locked: they
-// must not call the cache.
+// Unit is what one Service contributes. It is immutable. Its methods are called while the cache is locked: they must
+// not call the cache.
 type Unit interface {
 	// Variant returns the part of a view that matters to this unit, "" when all nodes see the same. Views that get the
-	// same resources should have the same variant: resources are rendered and kept once per variant.
+	// same resources should have the same variant, for resources are rendered and kept once per variant.
 	Variant(model.View) string
-	// Resources returns the resources of a variant, in any order. It is called at most once per variant while a
-	// connected view needs it.
+	// Resources returns the resources of a variant, in any order. The caller does not alter them.
 	Resources(variant string) []Resource
 }
 
 // Update is a set of changes that become visible together.
 type Update struct {
 	Units       map[string]Unit        // By ID, such as the Service's key. Nil removes.
-	Views       map[string]*model.View // By node.id. Nil removes. A client whose node is not here sees View{node.id, its locality's zone}.
+	Views       map[string]*model.View // By node.id. Nil removes. A client that is not here sees View{node.id, its locality's zone}.
 	Traceparent string                 // W3C trace context that goes with the resources that the update changes; may be empty.
 }
 
-// Observer is told what clients make of responses. Its methods are called without a lock held, on the stream's
-// goroutine: they may call the cache but should be quick.
+// Observer is told what clients make of responses. Its methods are called without a lock held, on the goroutine of the
+// stream: they may call the cache, but what they do delays that client's next response.
 type Observer interface {
-	// Acked says that the node's client has acknowledged a response, and now has everything of the type up to seq.
+	// Acked says that the node's client has acknowledged a response, and that this stream now has everything of the type
+	// up to publish seq.
 	Acked(node, typeURL string, seq uint64)
-	// Nacked says that the node's client has rejected a response, and why in its own words.
+	// Nacked says that the node's client has rejected a response, and why, in its own words.
 	Nacked(node, typeURL, detail string)
 }
 
@@ -45,46 +49,131 @@ type Config struct {
 }
 
 // Cache holds the units and what every stream was sent. It is safe for concurrent use.
+//
+// One mutex guards all of it, the state of the streams included. What is done under it for one stream is short: it
+// never marshals, except when a variant is rendered for the first time, and it never waits. Responses are handed to
+// go-control-plane through channels with room for them (see subscription.push), so a client that does not read holds
+// up nobody but itself.
 type Cache struct {
 	observer Observer
 
-	mu  sync.Mutex
-	seq uint64
-}
-
-// StreamStatus is the state of one type on one stream.
-type StreamStatus struct {
-	Node       string
-	TypeURL    string
-	Protocol   string // "delta" or "sotw".
-	Wildcard   bool
-	Subscribed int    // Names subscribed to, besides the wildcard.
-	Sent       uint64 // The last publish that the last response covered; 0 before the first response.
-	Applied    uint64 // As Cache.Applied, for this stream.
-	Nack       string // Why the client rejected its configuration; empty once that is replaced.
+	mu      sync.Mutex
+	seq     uint64 // Publishes so far.
+	system  string // The same in writing.
+	units   map[string]*unit
+	owners  map[resourceName][]*unit        // Which units have a resource of the name in some variant, by unit ID.
+	views   map[string]model.View           // By node.id, as published.
+	viewers map[model.View]*viewer          // The views of connected clients.
+	nodes   map[string]map[*Stream]struct{} // The streams of each node.id.
+	touched []*Stream                       // Streams that the present publish may concern; scratch.
+	marks   []mark                          // What viewers lose and gain by the present change of a unit; scratch.
 }
 
 // New returns an empty cache. It answers nothing before the first Publish.
 func New(cfg Config) *Cache {
-	return &Cache{observer: cfg.Observer}
+	return &Cache{
+		observer: cfg.Observer,
+		units:    map[string]*unit{},
+		owners:   map[resourceName][]*unit{},
+		views:    map[string]model.View{},
+		viewers:  map[model.View]*viewer{},
+		nodes:    map[string]map[*Stream]struct{}{},
+	}
 }
 
-// Publish makes an update visible and sends what changed to the streams that can see it. It returns the sequence
+// Publish makes an update visible and hands what changed to the streams that can see it. It returns the sequence
 // number of the update, counted from 1, which Applied and Observer refer to.
 func (c *Cache) Publish(u Update) (seq uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seq++
+	c.system = strconv.FormatUint(c.seq, 10)
+	trace := traceMetadata(u.Traceparent)
+	for id, source := range u.Units {
+		c.replace(id, source, trace)
+	}
+	for node, view := range u.Views {
+		c.setView(node, view)
+	}
+	if c.seq == 1 {
+		for _, streams := range c.nodes {
+			for s := range streams {
+				s.touch()
+			}
+		}
+	}
+	for i, s := range c.touched {
+		s.touched = false
+		s.flush()
+		c.touched[i] = nil
+	}
+	c.touched = c.touched[:0]
 	return c.seq
 }
 
-// Applied returns the highest sequence number up to which the node's client is known to have everything of a type that
-// it subscribes to: received and not rejected, or nothing to send. 0 when it is not connected or does not subscribe.
-// With several streams of a node it is the least of theirs.
-func (c *Cache) Applied(node, typeURL string) uint64 { return 0 }
+// mark is what one viewer has to be told about.
+type mark struct {
+	viewer  *viewer
+	changes []change
+}
 
-// Has reports whether the node's client subscribes to a resource and is known to have its present content.
-func (c *Cache) Has(node, typeURL, name string) bool { return false }
+// replace puts another unit in the place of id, or none, and notes what that changes for each stream.
+func (c *Cache) replace(id string, source Unit, trace *corepb.Metadata) {
+	old := c.units[id]
+	var next *unit
+	if source != nil {
+		next = &unit{id: id, source: source, variants: map[string]*variant{}}
+		for view := range c.viewers {
+			next.acquire(view, old, trace)
+		}
+	}
+	if old == nil && next == nil {
+		return
+	}
 
-// Status returns the state of every stream and type, sorted by node, then type.
-func (c *Cache) Status() []StreamStatus { return nil }
+	// What a viewer had is known only before the owners of the names change, what it has only afterwards.
+	marks := c.compare(old, next)
+	c.disown(old)
+	c.own(next)
+	if next == nil {
+		delete(c.units, id)
+	} else {
+		c.units[id] = next
+	}
+	for i, m := range marks {
+		for s := range m.viewer.streams {
+			s.note(m.changes)
+		}
+		marks[i] = mark{}
+	}
+	c.marks = marks[:0]
+}
+
+// compare returns what changes for each viewer when next replaces old. Viewers with the same variants share the work
+// and the result.
+func (c *Cache) compare(old, next *unit) []mark {
+	type variants struct{ old, next *variant }
+	known := map[variants][]change{}
+	for view, w := range c.viewers {
+		key := variants{old.of(view), next.of(view)}
+		changes, ok := known[key]
+		if !ok {
+			changes = c.diff(old, key.old, key.next)
+			known[key] = changes
+		}
+		if len(changes) > 0 {
+			c.marks = append(c.marks, mark{w, c.asSeen(view, changes)})
+		}
+	}
+	return c.marks
+}
+
+// traceMetadata wraps a W3C trace context in the metadata that delta responses carry beside a resource.
+func traceMetadata(traceparent string) *corepb.Metadata {
+	if traceparent == "" {
+		return nil
+	}
+	return &corepb.Metadata{FilterMetadata: map[string]*structpb.Struct{
+		"fairlead": {Fields: map[string]*structpb.Value{"traceparent": structpb.NewStringValue(traceparent)}},
+	}}
+}

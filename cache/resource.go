@@ -16,7 +16,7 @@ import (
 type Resource struct {
 	TypeURL string // Such as type.googleapis.com/envoy.config.cluster.v3.Cluster.
 	Name    string
-	Version string // A hash of the content: equal on all replicas, different whenever the content is.
+	Version string // A hash of the content: equal on all replicas. That of an assignment, once sent, covers its clusters too.
 	Body    *anypb.Any
 
 	assignment string // Of a Cluster of type EDS: the name of the assignment that it refers to.
@@ -67,6 +67,8 @@ func ReceivedResource(r *discoverypb.Resource) (Resource, error) {
 	}
 	return Resource{TypeURL: r.GetResource().GetTypeUrl(), Name: r.GetName(), Version: r.GetVersion(), Body: r.GetResource()}, nil
 }
+
+func (r *Resource) key() resourceName { return resourceName{r.TypeURL, r.Name} }
 
 // assignmentOf returns the name of the assignment that m, a Cluster of type EDS, refers to: its service_name or, as
 // in Envoy, its own name.

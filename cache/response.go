@@ -1,0 +1,178 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"slices"
+	"strings"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpcache "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// response is what one response says, and which publishes it covers. It is immutable but for message, which belongs
+// to the goroutine of the stream.
+type response struct {
+	resources []*discoverypb.Resource
+	removed   []string
+	since     uint64 // The first publish that the client may lack as long as it has not acknowledged this.
+	upTo      uint64 // The publish that the client has reached with this.
+
+	// message is what go-control-plane's server sends, nil until it asks for it just before it does. The server also
+	// writes the nonce there.
+	message interface{ GetNonce() string }
+}
+
+// nonce returns the nonce of a response that was sent, else "".
+func (r *response) nonce() string {
+	if r.message == nil {
+		return ""
+	}
+	return r.message.GetNonce()
+}
+
+// mentions reports whether the response adds, changes or removes a name.
+func (r *response) mentions(name string) bool {
+	return slices.ContainsFunc(r.resources, func(m *discoverypb.Resource) bool { return m.GetName() == name }) ||
+		slices.Contains(r.removed, name)
+}
+
+// each calls do with every name in the response.
+func (r *response) each(do func(name string)) {
+	for _, m := range r.resources {
+		do(m.GetName())
+	}
+	for _, name := range r.removed {
+		do(name)
+	}
+}
+
+// sorted returns the resources in order of name, so that equal responses are equal on the wire and have equal versions.
+// It is called without the lock, hence the copy.
+func (r *response) sorted() []*discoverypb.Resource {
+	if len(r.resources) < 2 {
+		return r.resources
+	}
+	return slices.SortedFunc(slices.Values(r.resources), func(a, b *discoverypb.Resource) int {
+		return strings.Compare(a.GetName(), b.GetName())
+	})
+}
+
+// deltaResponse is a response as go-control-plane's delta server takes it.
+type deltaResponse struct {
+	*response
+	typeURL string
+	system  string
+}
+
+var _ gcpcache.DeltaResponse = (*deltaResponse)(nil)
+
+// GetDeltaDiscoveryResponse returns the message to send; always the same.
+func (r *deltaResponse) GetDeltaDiscoveryResponse() (*discoverypb.DeltaDiscoveryResponse, error) {
+	if m, ok := r.message.(*discoverypb.DeltaDiscoveryResponse); ok {
+		return m, nil
+	}
+	m := &discoverypb.DeltaDiscoveryResponse{
+		TypeUrl:           r.typeURL,
+		SystemVersionInfo: r.system,
+		Resources:         r.sorted(),
+		RemovedResources:  slices.Sorted(slices.Values(r.removed)),
+	}
+	r.message = m
+	return m, nil
+}
+
+// GetDeltaRequest returns what the server wants to know of the request: its type. The request itself may hold the names
+// of everything, and is not kept.
+func (r *deltaResponse) GetDeltaRequest() *discoverypb.DeltaDiscoveryRequest {
+	return &discoverypb.DeltaDiscoveryRequest{TypeUrl: r.typeURL}
+}
+
+// GetSystemVersion returns the sequence number of the publish, for people who debug.
+func (r *deltaResponse) GetSystemVersion() (string, error) { return r.system, nil }
+
+// GetResponseVersion is GetSystemVersion.
+func (r *deltaResponse) GetResponseVersion() string { return r.system }
+
+// GetNextVersionMap returns an empty map: what the client has is in the subscription, in much less space than a map of
+// all names. It is a new one each time, since the server writes to it.
+func (r *deltaResponse) GetNextVersionMap() map[string]string { return map[string]string{} }
+
+// GetReturnedResources is GetNextVersionMap.
+func (r *deltaResponse) GetReturnedResources() map[string]string { return r.GetNextVersionMap() }
+
+// GetContext returns no context of its own.
+func (r *deltaResponse) GetContext() context.Context { return context.Background() }
+
+// sotwResponse is a response as go-control-plane's SotW server takes it.
+type sotwResponse struct {
+	*response
+	typeURL string
+}
+
+var _ gcpcache.Response = (*sotwResponse)(nil)
+
+// GetDiscoveryResponse returns the message to send; always the same.
+func (r *sotwResponse) GetDiscoveryResponse() (*discoverypb.DiscoveryResponse, error) {
+	if m, ok := r.message.(*discoverypb.DiscoveryResponse); ok {
+		return m, nil
+	}
+	hash := sha256.New()
+	bodies := make([]*anypb.Any, len(r.resources))
+	for i, m := range r.sorted() {
+		bodies[i] = m.GetResource()
+		hash.Write([]byte(m.GetName() + "\x00" + m.GetVersion() + "\x00"))
+	}
+	m := &discoverypb.DiscoveryResponse{
+		TypeUrl:     r.typeURL,
+		VersionInfo: versionOf(hash.Sum(nil)), // Equal content has equal versions, on all replicas.
+		Resources:   bodies,
+	}
+	r.message = m
+	return m, nil
+}
+
+// GetRequest returns what the server wants to know of the request: its type.
+func (r *sotwResponse) GetRequest() *discoverypb.DiscoveryRequest {
+	return &discoverypb.DiscoveryRequest{TypeUrl: r.typeURL}
+}
+
+// GetVersion returns the version of the response's content.
+func (r *sotwResponse) GetVersion() (string, error) {
+	m, err := r.GetDiscoveryResponse()
+	return m.GetVersionInfo(), err
+}
+
+// GetResponseVersion is GetVersion.
+func (r *sotwResponse) GetResponseVersion() string {
+	v, _ := r.GetVersion() // Never fails.
+	return v
+}
+
+// GetReturnedResources returns nothing: what the client has is in the subscription.
+func (r *sotwResponse) GetReturnedResources() map[string]string { return nil }
+
+// GetContext returns no context of its own.
+func (r *sotwResponse) GetContext() context.Context { return context.Background() }
+
+// rejected returns the names in the response that a NACK is about. Envoy applies every good resource of a CDS or LDS
+// response and names the bad ones in the detail. Of other types it may have stopped at the first bad one, and other
+// clients say what they like: then it may be any.
+func (r *response) rejected(typeURL, detail string) []string {
+	var all, named []string
+	r.each(func(name string) {
+		all = append(all, name)
+		if strings.Contains(detail, name) {
+			named = append(named, name)
+		}
+	})
+	switch {
+	case len(all) == 0:
+		return []string{""} // Nothing to reject was sent; the NACK still has to count until a response is acknowledged.
+	case fullState(typeURL) && len(named) > 0:
+		return named
+	default:
+		return all
+	}
+}

@@ -1,0 +1,132 @@
+package cache
+
+import (
+	"cmp"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+)
+
+// sendAdditions sends what the client lacks of what exists. alone says that nothing else waits to be sent on the
+// stream: then the removals of the type go along, which saves a round trip.
+func (t *subscription) sendAdditions(alone bool) {
+	r := &response{}
+	if t.all {
+		r.resources = t.takeAll()
+	} else {
+		r.resources = t.takeChanged()
+	}
+	if alone && t.delta() {
+		r.removed = t.takeRemoved()
+	}
+	t.send(r)
+}
+
+// sendRemovals tells the client what is gone.
+func (t *subscription) sendRemovals() { t.send(&response{removed: t.takeRemoved()}) }
+
+// send sends a response, if it says anything or is due.
+func (t *subscription) send(r *response) {
+	if len(r.resources) == 0 && len(r.removed) == 0 && !t.answer {
+		return
+	}
+	if !t.delta() && fullState(t.typeURL) {
+		r.resources, r.removed = t.everything(), nil
+		clear(t.removed)
+	}
+	r.since, r.upTo = t.since, t.stream.cache.seq
+	if r.since == 0 {
+		r.since = r.upTo // An answer that is due although the client lacks nothing.
+	}
+	if !t.push(r) {
+		r.each(t.ask)
+		return
+	}
+	t.answer, t.isOpen = false, false
+	t.inFlight = append(t.inFlight, r)
+	t.sent = r.upTo
+}
+
+// takeChanged returns the resources that changed, which the client will then have.
+func (t *subscription) takeChanged() []*discoverypb.Resource {
+	c := t.stream.cache
+	var found []*discoverypb.Resource
+	for name, had := range t.changed {
+		e := c.lookUp(t.stream.view, resourceName{t.typeURL, name})
+		switch {
+		case e == nil || !t.follows(name) || e.version() == had:
+		case had == unknown:
+			found = append(found, e.plain)
+		default:
+			found = append(found, e.traced)
+		}
+	}
+	t.changed = emptied(t.changed)
+	return found
+}
+
+// takeRemoved returns the names that are gone and that the client has or asks for.
+func (t *subscription) takeRemoved() []string {
+	var gone []string
+	for name, had := range t.removed {
+		if had != "" && t.follows(name) {
+			gone = append(gone, name)
+		}
+	}
+	t.removed = emptied(t.removed)
+	return gone
+}
+
+// takeAll returns all resources that the client lacks by its own account, and notes those that it has too many.
+func (t *subscription) takeAll() []*discoverypb.Resource {
+	c, view := t.stream.cache, t.stream.view
+	var found []*discoverypb.Resource
+	t.each(func(e *entry) {
+		name := e.plain.GetName()
+		if t.has[name] != e.version() || t.changed[name] == unknown {
+			found = append(found, e.plain)
+		}
+	})
+	t.all, t.changed = false, emptied(t.changed)
+	for name, version := range t.has {
+		if t.follows(name) && c.lookUp(view, resourceName{t.typeURL, name}) == nil {
+			t.note(name, cmp.Or(version, unknown), false)
+		}
+	}
+	for name := range t.names {
+		if c.lookUp(view, resourceName{t.typeURL, name}) == nil {
+			t.note(name, unknown, false)
+		}
+	}
+	t.has = nil
+	return found
+}
+
+// everything returns all resources that the client subscribes to.
+func (t *subscription) everything() []*discoverypb.Resource {
+	var found []*discoverypb.Resource
+	t.each(func(e *entry) { found = append(found, e.plain) })
+	return found
+}
+
+// each calls do with every resource that exists and that the client subscribes to.
+func (t *subscription) each(do func(*entry)) {
+	c, view := t.stream.cache, t.stream.view
+	if t.wildcard {
+		c.visible(view, t.typeURL, do)
+		return
+	}
+	for name := range t.names {
+		if e := c.lookUp(view, resourceName{t.typeURL, name}); e != nil {
+			do(e)
+		}
+	}
+}
+
+// emptied returns m without entries. A large map would keep its memory, so it is let go.
+func emptied(m map[string]string) map[string]string {
+	if len(m) > 64 {
+		return nil
+	}
+	clear(m)
+	return m
+}

@@ -1,0 +1,241 @@
+package cache
+
+import (
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpcache "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+)
+
+const (
+	wildcard = "*" // The name that subscribes to everything.
+
+	// unknown stands for a version of which only this is sure: the client has to be told the present one, or that there
+	// is none.
+	unknown = "?"
+)
+
+// subscription is one type on one stream.
+//
+// It holds what the client has by exception: the client has what its view sees at present, but for the names in
+// changed and removed, which say what it has instead. So a client that is up to date costs the same however much it
+// subscribes to, and a change costs as much as it changes.
+//
+// names is go-control-plane's own map, not a copy. With delta, the server alters it after it has cancelled the watch
+// and before it creates the next, both of which take the cache's lock. So it is read only in between, when attached is
+// set. Meanwhile every name counts as subscribed to; what is not will be found when it is to be sent.
+type subscription struct {
+	stream  *Stream
+	typeURL string
+
+	wildcard   bool
+	names      map[string]struct{}
+	subscribed int // len(names), also when that must not be read.
+
+	// The watch. attached is set from its creation until it is cancelled, isOpen until it is answered or cancelled.
+	attached, isOpen bool
+	watches          uint64 // How many were created.
+	deltaResponses   chan gcpcache.DeltaResponse
+	sotwResponses    chan gcpcache.Response
+
+	// What the client lacks.
+	all     bool              // All of it is to be compared with has.
+	has     map[string]string // What the client had before the stream, by name, until all is done; go-control-plane's, read like names.
+	changed map[string]string // Names that exist, and which version the client has: "" for none, or unknown.
+	removed map[string]string // Names that do not, likewise.
+	answer  bool              // A response is due even if there is nothing to say.
+	since   uint64            // The first publish that the client lacks something of; 0 if nothing.
+
+	// What the client was sent and has not acknowledged, or not accepted.
+	inFlight []*response
+	rejected map[string]uint64 // By name, the first publish that the client may lack.
+	nack     string            // The last reason.
+	sent     uint64            // The publish reached by the last response.
+}
+
+func (t *subscription) delta() bool { return t.deltaResponses != nil }
+
+// follows reports whether the client subscribes to a name.
+func (t *subscription) follows(name string) bool {
+	if t.wildcard || !t.attached {
+		return true
+	}
+	_, ok := t.names[name]
+	return ok
+}
+
+// open starts a watch, and returns what ends it.
+func (t *subscription) open() (cancel func()) {
+	t.attached, t.isOpen = true, true
+	t.watches++
+	watch := t.watches
+	return func() {
+		mu := &t.stream.cache.mu
+		mu.Lock()
+		defer mu.Unlock()
+		if t.watches == watch {
+			t.cancel()
+		}
+	}
+}
+
+// cancel ends the watch. From then on names and has are not read.
+func (t *subscription) cancel() { t.attached, t.isOpen = false, false }
+
+// subscribeDelta takes in what a delta request subscribes to.
+func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, sub gcpcache.Subscription) {
+	first := t.watches == 0
+	t.attached = true // The request is being handled: the server is done with the names.
+	t.wildcard, t.names = sub.IsWildcard(), sub.SubscribedResources()
+	t.subscribed = len(t.names)
+	if first {
+		t.has = sub.ReturnedResources()
+		t.lacksAll(1)
+		// Envoy's initialisation waits for a first response, so that there has to be one even without resources. A client
+		// that has resources is past that.
+		t.answer = t.wildcard && len(t.has) == 0
+		return
+	}
+	for _, name := range req.GetResourceNamesSubscribe() {
+		if name == wildcard {
+			t.has = nil
+			t.answer = true
+			t.lacksAll(t.stream.cache.seq)
+		} else {
+			t.ask(name)
+		}
+	}
+	for _, name := range req.GetResourceNamesUnsubscribe() {
+		switch {
+		case name == wildcard:
+		case t.wildcard:
+			t.ask(name) // The protocol has the server say what becomes of a name that only the wildcard still covers.
+		default:
+			t.forget(name)
+		}
+	}
+}
+
+// subscribeSotw takes in what a SotW request subscribes to: sub has all names each time, in a new map.
+func (t *subscription) subscribeSotw(sub gcpcache.Subscription) {
+	first := t.watches == 0
+	before, all := t.names, t.wildcard
+	t.attached = true
+	t.wildcard, t.names = sub.IsWildcard(), sub.SubscribedResources()
+	t.subscribed = len(t.names)
+	if first || t.wildcard && !all {
+		// What version_info a client brings along does not matter: it says nothing about names that are new in this
+		// request. gRPC clients wait for an answer in order to learn that a name does not exist.
+		t.answer = true
+		if first {
+			t.has = map[string]string{}
+			t.lacksAll(1)
+		} else {
+			t.lacksAll(t.stream.cache.seq)
+		}
+		return
+	}
+	for name := range t.names {
+		if _, ok := before[name]; !ok {
+			t.ask(name)
+			t.answer = true
+		}
+	}
+	for name := range before {
+		if _, ok := t.names[name]; !ok && !t.wildcard {
+			t.forget(name)
+		}
+	}
+}
+
+// lacksAll has everything compared with what the client has.
+func (t *subscription) lacksAll(since uint64) {
+	t.all = true
+	t.lacks(since)
+}
+
+// lacks notes that the client does not have all of a publish.
+func (t *subscription) lacks(since uint64) {
+	if t.since == 0 {
+		t.since = max(1, since)
+	}
+}
+
+// ask notes that a name has to be answered whatever the client has.
+func (t *subscription) ask(name string) {
+	exists := t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) != nil
+	if !t.note(name, unknown, exists) {
+		return
+	}
+	for _, lacking := range []map[string]string{t.changed, t.removed} {
+		if _, ok := lacking[name]; ok {
+			lacking[name] = unknown
+		}
+	}
+}
+
+// forget drops a name that the client no longer subscribes to.
+func (t *subscription) forget(name string) {
+	delete(t.changed, name)
+	delete(t.removed, name)
+	delete(t.rejected, name)
+}
+
+// note remembers that what the client sees under a name has changed from version had, and whether there is something
+// now. It reports whether that matters to the client.
+func (t *subscription) note(name, had string, exists bool) bool {
+	if !t.follows(name) {
+		return false
+	}
+	if t.all && t.has != nil && had != unknown {
+		return true // The comparison with what the client had before the stream will find it.
+	}
+	if !exists && !t.tellsRemovals() {
+		delete(t.changed, name)
+		return true
+	}
+	to, from := &t.changed, t.removed
+	if !exists {
+		to, from = &t.removed, t.changed
+	}
+	if before, ok := from[name]; ok {
+		had = before
+		delete(from, name)
+	}
+	if _, ok := (*to)[name]; !ok {
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[name] = had
+	}
+	t.lacks(t.stream.cache.seq)
+	return true
+}
+
+// tellsRemovals reports whether responses can say that a resource is gone. SotW responses can only by leaving it out,
+// which means something for Listeners and Clusters alone: they are complete, those of other types hold what changed.
+func (t *subscription) tellsRemovals() bool { return t.delta() || fullState(t.typeURL) }
+
+func (t *subscription) hasAdditions() bool { return t.all || t.answer || len(t.changed) > 0 }
+func (t *subscription) hasRemovals() bool  { return len(t.removed) > 0 }
+
+// push hands a response to the server. It never waits.
+//
+// The channel has room: a type has at most one response in it, which took its watch, plus with delta one more, when a
+// publish came between the moment that the server emptied the channel and the moment that it cancelled the watch to
+// create the next. A delta channel has room for two responses of maxTypes types, a SotW channel of ADS for one of each,
+// and others serve one type. Should that ever change, the watch stays open and the names stay to be sent.
+func (t *subscription) push(r *response) bool {
+	if t.delta() {
+		select {
+		case t.deltaResponses <- &deltaResponse{response: r, typeURL: t.typeURL, system: t.stream.cache.system}:
+			return true
+		default:
+			return false
+		}
+	}
+	select {
+	case t.sotwResponses <- &sotwResponse{response: r, typeURL: t.typeURL}:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,86 @@
+package cache
+
+import (
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// viewer is the streams with one view.
+type viewer struct {
+	streams map[*Stream]struct{}
+	uses    int // Streams, and fetches under way.
+}
+
+// viewOf returns the view of a node's clients.
+func (c *Cache) viewOf(node, zone string) model.View {
+	if v, ok := c.views[node]; ok {
+		return v
+	}
+	return model.View{Node: node, Zone: zone}
+}
+
+// useView makes sure that the variants that a view needs are rendered, until leaveView. It takes time in proportion to
+// the units for the first user of a view, and none for others.
+func (c *Cache) useView(view model.View) *viewer {
+	w := c.viewers[view]
+	if w == nil {
+		w = &viewer{streams: map[*Stream]struct{}{}}
+		c.viewers[view] = w
+		for _, u := range c.units {
+			if v := u.acquire(view, nil, nil); v != nil {
+				c.ownVariant(u, v)
+			}
+		}
+	}
+	w.uses++
+	return w
+}
+
+// leaveView ends a use of a view.
+func (c *Cache) leaveView(view model.View) {
+	w := c.viewers[view]
+	w.uses--
+	if w.uses > 0 {
+		return
+	}
+	delete(c.viewers, view)
+	for _, u := range c.units {
+		u.release(view)
+	}
+}
+
+// setView changes what a node's clients see, and notes the difference on their streams.
+func (c *Cache) setView(node string, view *model.View) {
+	if view == nil {
+		delete(c.views, node)
+	} else {
+		c.views[node] = *view
+	}
+	for s := range c.nodes[node] {
+		s.move(c.viewOf(node, s.zone))
+	}
+}
+
+// move gives a stream another view.
+func (s *Stream) move(view model.View) {
+	c := s.cache
+	before := s.view
+	if view == before {
+		return
+	}
+	w := c.useView(view)
+	w.streams[s] = struct{}{}
+	s.view = view
+	for _, u := range c.units {
+		old, next := u.of(before), u.of(view)
+		if old != next {
+			s.note(c.asSeen(before, c.diff(u, old, next)))
+		}
+	}
+	delete(c.viewers[before].streams, s)
+	c.leaveView(before)
+}
+
+// zoneOf returns the zone that a client says it is in.
+func zoneOf(node *corepb.Node) string { return node.GetLocality().GetZone() }

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/telemetry"
 )
 
 // Folders of a node. The first must survive a restart of the node, the second need not.
@@ -48,11 +52,7 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 			}
 			config.Log = logger
 			config.DialOptions = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-			a, err := agent.New(config)
-			if err != nil {
-				return err
-			}
-			return a.Run(cmd.Context())
+			return runAgent(cmd.Context(), config)
 		},
 	}
 	flags := cmd.Flags()
@@ -69,6 +69,25 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
 	log.add(flags)
 	return cmd
+}
+
+// runAgent runs an agent that reports as the environment asks.
+func runAgent(ctx context.Context, config agent.Config) (err error) {
+	var flush func(context.Context) error
+	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead-agent"); err != nil {
+		return err
+	}
+	if config.Meters, config.Metrics, err = telemetry.Metrics(); err != nil {
+		return err
+	}
+	a, err := agent.New(config)
+	if err != nil {
+		return err
+	}
+	err = a.Run(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	return errors.Join(err, flush(last))
 }
 
 // parsePrefixes reads a flag's prefixes.

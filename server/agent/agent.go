@@ -12,14 +12,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
@@ -41,6 +45,10 @@ type Config struct {
 	Generation        generation.Config
 	PodCIDRs          []netip.Prefix // Sources that count as pods; empty: those that the Node object names.
 	NodePortAddresses []netip.Prefix // NodePorts are served on the node's addresses in these; empty: on the Node's first address of each family.
+
+	Traces  trace.TracerProvider // Nil means none.
+	Meters  metric.MeterProvider // Nil means none.
+	Metrics http.Handler         // What /metrics answers with; nil if Meters is.
 
 	Log *slog.Logger // Nil means slog.Default.
 }
@@ -99,6 +107,17 @@ func New(config Config) (*Agent, error) {
 	a := &Agent{config: config, log: log, upstream: up}
 	a.owner = newOwner(config, log, up, table)
 	a.xds = xds.New(xds.Config{Cache: a.owner.cache, Log: log})
+	traces, meters := config.Traces, config.Meters
+	if traces == nil {
+		traces = tracenoop.NewTracerProvider()
+	}
+	if meters == nil {
+		meters = metricnoop.NewMeterProvider()
+	}
+	a.owner.tracer = traces.Tracer("fairlead/agent")
+	if a.owner.instruments, err = a.newInstruments(meters.Meter("fairlead/agent")); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
 	return a, nil
 }
 
@@ -114,6 +133,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.Join(err, proxies.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	if a.config.Admin != "" {
+		group.Go(func() error { return a.serveAdmin(ctx) })
+	}
 	group.Go(func() error { return proxy.Listen(ctx, proxies, a.owner.requests) })
 	group.Go(func() error { return a.xds.Serve(ctx, envoys) })
 	group.Go(func() error { return kernel.Watch(ctx, a.owner.disturbed) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -18,7 +19,6 @@ import (
 type bridged struct {
 	seen  []kernel.BridgeEndpoint // Endpoints since the last look at the bridges.
 	known map[kernel.BridgeEndpoint]bool
-	table []kernel.Bridge // The bridges that the kernel's table was made for.
 }
 
 // add takes the endpoints of an assignment in.
@@ -43,7 +43,7 @@ func (b *bridged) add(r upstream.Resource) {
 
 // bridges brings the table for pods on bridges up to date with the endpoints that were added. A node without such pods has
 // none.
-func (n *node) bridges() error {
+func (n *node) bridges(ctx context.Context) error {
 	b := &n.bridged
 	if len(b.seen) == 0 {
 		return nil
@@ -52,36 +52,51 @@ func (n *node) bridges() error {
 	if err != nil {
 		return err
 	}
-	var fresh []kernel.BridgeEndpoint
+	fresh := false
 	for _, e := range b.seen {
-		for _, s := range subnets {
-			if s.Contains(e.AddrPort.Addr()) && !b.known[e] {
-				b.known[e] = true
-				fresh = append(fresh, e)
-			}
+		i := slices.IndexFunc(subnets, func(s subnet) bool { return s.prefix.Contains(e.AddrPort.Addr()) })
+		if i >= 0 && !b.known[e] {
+			b.known[e], fresh = true, true
+			bridge := &bridges[subnets[i].bridge]
+			bridge.Endpoints = append(bridge.Endpoints, e)
 		}
 	}
 	b.seen = nil
-	if len(fresh) == 0 {
+	if !fresh {
 		return nil
 	}
-	for _, bridge := range append([]kernel.Bridge{{Name: "all"}}, bridges...) {
+	for _, name := range append([]string{"all"}, names(bridges)...) {
 		// Between two ports of one bridge the host would tell the pods to talk directly.
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+bridge.Name+"/send_redirects", []byte("0"), 0o644); err != nil {
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/send_redirects", []byte("0"), 0o644); err != nil {
 			return fmt.Errorf("switch off redirects: %w", err)
 		}
 	}
-	return kernel.SyncBridges(context.Background(), bridges, fresh)
+	return kernel.SyncBridges(ctx, bridges)
+}
+
+// names returns the bridges' names.
+func names(bridges []kernel.Bridge) []string {
+	var all []string
+	for _, b := range bridges {
+		all = append(all, b.Name)
+	}
+	return all
+}
+
+// subnet is a subnet of a bridge, by its place in the list.
+type subnet struct {
+	prefix netip.Prefix
+	bridge int
 }
 
 // hostBridges returns the host's bridges that have addresses, and the subnets of those.
-func hostBridges() ([]kernel.Bridge, []netip.Prefix, error) {
+func hostBridges() ([]kernel.Bridge, []subnet, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
 	var bridges []kernel.Bridge
-	var subnets []netip.Prefix
+	var subnets []subnet
 	for _, l := range links {
 		if l.Type() != "bridge" {
 			continue
@@ -92,7 +107,7 @@ func hostBridges() ([]kernel.Bridge, []netip.Prefix, error) {
 		}
 		for _, a := range addresses {
 			if p, err := netip.ParsePrefix(a.IPNet.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-				subnets = append(subnets, p.Masked())
+				subnets = append(subnets, subnet{p.Masked(), len(bridges)})
 			}
 		}
 		if len(addresses) > 0 {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/fairlead/fairlead/cache"
-	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
 	"github.com/fairlead/fairlead/server/agent/upstream"
@@ -41,6 +43,10 @@ type owner struct {
 	links     chan struct{} // A generation's link is gone.
 
 	change *change // Being carried out; nil between changes.
+
+	tracer      trace.Tracer
+	instruments *instruments
+	status      atomic.Pointer[Status] // For others to read.
 }
 
 // change is what one batch of updates asks for.
@@ -48,8 +54,14 @@ type change struct {
 	updates  []upstream.Update
 	seq      uint64                // What the current Envoy must have before the kernel may follow.
 	breaking map[string]cache.Unit // Removals from Envoy, once the kernel leads nothing there any more.
+	began    time.Time
 	patience time.Time
 	span     commitSpan
+}
+
+func newChange() *change {
+	now := time.Now()
+	return &change{breaking: map[string]cache.Unit{}, began: now, patience: now.Add(envoyPatience)}
 }
 
 func newOwner(config Config, log *slog.Logger, up *upstream.Client, table *kernel.Table) *owner {
@@ -57,9 +69,10 @@ func newOwner(config Config, log *slog.Logger, up *upstream.Client, table *kerne
 		config: config, log: log, upstream: up, table: table,
 		requests: make(chan *proxy.Request), acked: make(chan struct{}, 1), disturbed: make(chan struct{}, 1), links: make(chan struct{}, 1),
 	}
-	o.cache = cache.New(cache.Config{Observer: ackObserver{o.acked, log}})
+	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
 	o.node = newNode(config, log)
 	o.generations = newGenerations(config, log)
+	o.status.Store(&Status{Node: config.Node, Since: time.Now()})
 	return o
 }
 
@@ -79,7 +92,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case u := <-updates:
-			o.begin(u)
+			o.begin(ctx, u)
 		case r := <-o.requests:
 			o.join(ctx, r)
 		case <-o.acked:
@@ -105,7 +118,7 @@ func (o *owner) start(ctx context.Context) error {
 	if err := o.generations.adopt(); err != nil {
 		return err
 	}
-	o.change = &change{breaking: map[string]cache.Unit{}, patience: time.Now().Add(envoyPatience)}
+	o.change = newChange()
 	units := map[string]cache.Unit{}
 	loaded := o.upstream.Loaded()
 	for _, typeURL := range types {
@@ -114,6 +127,7 @@ func (o *owner) start(ctx context.Context) error {
 		}
 	}
 	o.node.listeners(units, o.change.breaking)
+	o.liftBridges(ctx)
 	if len(units) > 0 {
 		o.change.seq = o.cache.Publish(cache.Update{Units: units})
 		o.proceed(ctx)
@@ -124,8 +138,8 @@ func (o *owner) start(ctx context.Context) error {
 }
 
 // begin starts to carry out an update, and what else has arrived with it.
-func (o *owner) begin(u upstream.Update) {
-	c := &change{breaking: map[string]cache.Unit{}, patience: time.Now().Add(envoyPatience)}
+func (o *owner) begin(ctx context.Context, u upstream.Update) {
+	c := newChange()
 	units := map[string]cache.Unit{}
 	for more := true; more; {
 		c.updates = append(c.updates, u)
@@ -146,35 +160,52 @@ func (o *owner) begin(u upstream.Update) {
 	for id := range units {
 		delete(c.breaking, id)
 	}
-	c.span.start(o.config.Node)
-	if err := o.node.bridges(); err != nil {
-		o.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
-	}
+	c.span.start(o.tracer, o.config.Node)
+	o.liftBridges(ctx)
 	c.seq = o.cache.Publish(cache.Update{Units: units})
 	o.change = c
+}
+
+// liftBridges brings the table for pods on bridges up to date, before Envoy dials a new endpoint on one.
+func (o *owner) liftBridges(ctx context.Context) {
+	if err := o.node.bridges(ctx); err != nil {
+		o.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
+	}
 }
 
 // proceed carries out what nothing has to be waited for.
 func (o *owner) proceed(ctx context.Context) {
 	o.generations.promote(o.cache.Applied)
-	if c := o.change; c != nil && o.mayFollow(c) {
+	c := o.change
+	if c != nil && o.mayFollow(c) {
 		o.node.apply(o.table)
-		err := o.commit(ctx)
-		if len(c.breaking) > 0 {
-			o.cache.Publish(cache.Update{Units: c.breaking})
-		}
-		c.span.end(err)
-		for _, u := range c.updates {
-			if err != nil {
-				o.upstream.Nack(u, err)
-			} else {
-				o.upstream.Ack(u)
-			}
-		}
 		o.change = nil
-		return
+	} else {
+		c = nil
 	}
-	_ = o.commit(ctx) // Logged; what failed is tried again with the next event.
+	err := o.commit(ctx) // Logged; what failed is tried again with the next event.
+	if c != nil {
+		o.finish(ctx, c, err)
+	}
+	o.note(err)
+}
+
+// finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.
+func (o *owner) finish(ctx context.Context, c *change, err error) {
+	if len(c.breaking) > 0 {
+		o.cache.Publish(cache.Update{Units: c.breaking})
+	}
+	c.span.end(err)
+	if err == nil && len(c.updates) > 0 {
+		o.instruments.program.Record(ctx, time.Since(c.began).Seconds())
+	}
+	for _, u := range c.updates {
+		if err != nil {
+			o.upstream.Nack(u, err)
+		} else {
+			o.upstream.Ack(u)
+		}
+	}
 }
 
 // mayFollow reports whether the kernel may follow a change: Envoy has what traffic is about to be led to.
@@ -230,23 +261,21 @@ func (o *owner) join(ctx context.Context, r *proxy.Request) {
 }
 
 // ackObserver wakes the owner when an Envoy answers.
-type ackObserver struct {
-	acked chan<- struct{}
-	log   *slog.Logger
-}
+type ackObserver struct{ *owner }
 
 // Acked implements cache.Observer.
-func (a ackObserver) Acked(string, string, uint64) { a.wake() }
+func (o ackObserver) Acked(string, string, uint64) { o.wake() }
 
 // Nacked implements cache.Observer.
-func (a ackObserver) Nacked(node, typeURL, detail string) {
-	a.log.Error("Envoy rejects a resource", "envoy", node, "type", typeURL, "detail", detail)
-	a.wake()
+func (o ackObserver) Nacked(node, typeURL, detail string) {
+	o.log.Error("Envoy rejects a resource", "envoy", node, "type", typeURL, "detail", detail)
+	o.instruments.nacks.Add(context.Background(), 1)
+	o.wake()
 }
 
-func (a ackObserver) wake() {
+func (o ackObserver) wake() {
 	select {
-	case a.acked <- struct{}{}:
+	case o.acked <- struct{}{}:
 	default:
 	}
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -28,10 +27,10 @@ func (s *commitSpan) follow(traceparent string) {
 }
 
 // start begins a span in each change's trace.
-func (s *commitSpan) start(node string) {
+func (s *commitSpan) start(tracer trace.Tracer, node string) {
 	for parent := range s.parents {
 		ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
-		_, span := otel.Tracer("fairlead/agent").Start(ctx, "node.program", trace.WithAttributes(attribute.String("k8s.node.name", node)))
+		_, span := tracer.Start(ctx, "node.program", trace.WithAttributes(attribute.String("k8s.node.name", node)))
 		s.spans = append(s.spans, span)
 	}
 }

@@ -12,8 +12,9 @@ import (
 
 // Bridge is a bridge that pods sit on.
 type Bridge struct {
-	Name string // The interface, such as cni0.
-	MAC  string
+	Name      string // The interface, such as cni0.
+	MAC       string
+	Endpoints []BridgeEndpoint // That sit on it and are new.
 }
 
 // BridgeEndpoint is an endpoint that sits on a bridge.
@@ -26,7 +27,7 @@ type BridgeEndpoint struct {
 // client's address; if both sit on the same bridge, the endpoint's answer would cross the bridge straight to the client,
 // which never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that
 // it has.
-func SyncBridges(ctx context.Context, bridges []Bridge, endpoints []BridgeEndpoint) error {
+func SyncBridges(ctx context.Context, bridges []Bridge) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -39,18 +40,20 @@ func SyncBridges(ctx context.Context, bridges []Bridge, endpoints []BridgeEndpoi
 	}
 	tx.Add(prerouting)
 	tx.Flush(prerouting)
-	tx.Add(&knftables.Set{Name: "endpoints4", Type: "ipv4_addr . inet_proto . inet_service"})
-	tx.Add(&knftables.Set{Name: "endpoints6", Type: "ipv6_addr . inet_proto . inet_service"})
-	for _, e := range endpoints {
-		set := "endpoints4"
-		if e.AddrPort.Addr().Is6() {
-			set = "endpoints6"
-		}
-		tx.Add(&knftables.Element{Set: set, Key: []string{e.AddrPort.Addr().String(), e.Protocol, strconv.Itoa(int(e.AddrPort.Port()))}})
-	}
 	for _, b := range bridges {
-		for _, family := range []string{"ip saddr . meta l4proto . th sport @endpoints4", "ip6 saddr . meta l4proto . th sport @endpoints6"} {
-			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("meta ibrname %q ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.Name, b.MAC, family, b.MAC)})
+		// The bridge's own set, since not every kernel can match the bridge that a frame crosses.
+		set4, set6 := b.Name+"-4", b.Name+"-6"
+		tx.Add(&knftables.Set{Name: set4, Type: "ipv4_addr . inet_proto . inet_service"})
+		tx.Add(&knftables.Set{Name: set6, Type: "ipv6_addr . inet_proto . inet_service"})
+		for _, e := range b.Endpoints {
+			set := set4
+			if e.AddrPort.Addr().Is6() {
+				set = set6
+			}
+			tx.Add(&knftables.Element{Set: set, Key: []string{e.AddrPort.Addr().String(), e.Protocol, strconv.Itoa(int(e.AddrPort.Port()))}})
+		}
+		for _, match := range []string{"ip saddr . meta l4proto . th sport @" + set4, "ip6 saddr . meta l4proto . th sport @" + set6} {
+			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
 		}
 	}
 	if err := nft.Run(ctx, tx); err != nil {

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/admin"
+	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/upstream"
+	"github.com/fairlead/fairlead/server/telemetry"
+)
+
+// Status is what an agent knows of its node. It is immutable.
+type Status struct {
+	Node        string               `json:"node"`
+	Frontends   int                  `json:"frontends"`
+	Programmed  bool                 `json:"programmed"` // The kernel has what the control plane sent.
+	Error       string               `json:"error,omitempty"`
+	Generations []generation.ID      `json:"generations"` // Living Envoys.
+	Current     generation.ID        `json:"current"`     // The one that gets new connections; 0: none.
+	Upstream    upstream.Status      `json:"upstream"`    // The stream from the control plane.
+	Envoys      []cache.StreamStatus `json:"envoys"`      // The streams to the Envoys.
+	Since       time.Time            `json:"since"`       // When this state was reached.
+}
+
+// note makes the owner's state visible to others.
+func (o *owner) note(err error) {
+	s := &Status{
+		Node: o.config.Node, Frontends: len(o.node.frontends), Programmed: o.node.complete() && err == nil && !o.table.Dirty(),
+		Generations: o.generations.kernel().Live, Current: o.generations.current, Since: time.Now(),
+	}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	o.status.Store(s)
+}
+
+// Status returns the agent's present state. It may be called from any goroutine.
+func (a *Agent) Status() Status {
+	s := *a.owner.status.Load()
+	s.Upstream, s.Envoys = a.upstream.Status(), a.owner.cache.Status()
+	return s
+}
+
+// ready returns why the node does not forward yet, or nil.
+func (a *Agent) ready() error {
+	switch s := a.owner.status.Load(); {
+	case s.Error != "":
+		return errors.New(s.Error)
+	case !s.Programmed:
+		return errors.New("nothing has been heard from a control plane, and no last good state is on disk")
+	case s.Current == 0:
+		return errors.New("no Envoy is ready: is fairlead proxy running on this node?")
+	default:
+		return nil
+	}
+}
+
+// serveAdmin answers for health, metrics and status until ctx ends.
+func (a *Agent) serveAdmin(ctx context.Context) error {
+	l, err := net.Listen("tcp", a.config.Admin)
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	metrics := a.config.Metrics
+	if metrics == nil {
+		metrics = http.NotFoundHandler()
+	}
+	return admin.Serve(ctx, l, admin.Config{
+		Metrics: metrics, Live: func() error { return nil }, Ready: a.ready, Status: func() any { return a.Status() }, Log: a.log,
+	})
+}
+
+// instruments are what the agent measures. Labels never name a Service.
+type instruments struct {
+	program metric.Float64Histogram
+	nacks   metric.Int64Counter
+}
+
+// newInstruments makes the instruments, those that are read when asked for included.
+func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
+	var errs []error
+	keep := func(err error) { errs = append(errs, err) }
+	i := &instruments{}
+	var err error
+	i.program, err = meter.Float64Histogram("fairlead.node.program.duration", metric.WithUnit("s"),
+		metric.WithDescription("From the arrival of a change on the node until the node forwards by it."),
+		metric.WithExplicitBucketBoundaries(telemetry.LatencyBuckets...))
+	keep(err)
+	i.nacks, err = meter.Int64Counter("fairlead.envoy.nacks", metric.WithDescription("Responses that an Envoy rejected."))
+	keep(err)
+	gauge := func(name, description string, read func(Status) int64) {
+		_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(read(a.Status()))
+			return nil
+		}))
+		keep(err)
+	}
+	gauge("fairlead.node.frontends", "Addresses and ports that the node forwards, refuses or drops.", func(s Status) int64 { return int64(s.Frontends) })
+	gauge("fairlead.node.envoys", "Envoys that are alive on the node.", func(s Status) int64 { return int64(len(s.Generations)) })
+	gauge("fairlead.node.programmed", "1 if the kernel has all that the control plane sent.", func(s Status) int64 { return number(s.Programmed) })
+	gauge("fairlead.upstream.connected", "1 if a control plane is connected.", func(s Status) int64 { return number(s.Upstream.Connected) })
+	return i, errors.Join(errs...)
+}
+
+func number(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -12,10 +12,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
-	code, err := Isolated(m.Run)
+	run := m.Run
+	if os.Getenv(visitorVariable) != "" {
+		run = visit
+	}
+	code, err := Isolated(run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -252,18 +258,45 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-func TestCommandRunsInHost(t *testing.T) {
+func TestProcessRunsInHost(t *testing.T) {
 	l := newLab(t)
 	pod := l.Host("routed-a")
-	var out strings.Builder
-	cmd := exec.Command("cat", "/proc/net/fib_trie", "/proc/self/net/dev")
-	cmd.Stdout = &out
-	if err := pod.Do(cmd.Run); err != nil {
+	log := filepath.Join(t.TempDir(), "log")
+	p, err := pod.Run("reader", log, exec.Command("cat", "/proc/net/fib_trie", "/proc/self/net/dev"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), pod.IPv4.String()) || strings.Contains(out.String(), fabricName) {
-		t.Errorf("not the pod's network:\n%s", out.String())
+	<-p.Done()
+	out, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if !strings.Contains(string(out), pod.IPv4.String()) || strings.Contains(string(out), fabricName) {
+		t.Errorf("not the pod's network:\n%s", out)
+	}
+	if err := p.Ended(); err == nil || !strings.Contains(err.Error(), "exit status 0") || !strings.Contains(err.Error(), log) {
+		t.Errorf("got %v, want how it ended and where its log is", err)
+	}
+	for name, end := range map[string]func(*Process){"terminated": (*Process).Stop, "killed": (*Process).Kill} {
+		p, err := pod.Run("sleeper", log, exec.Command("sleep", "3600"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.Ended(), unix.Kill(p.PID(), 0)); err != nil {
+			t.Error(err)
+		}
+		end(p)
+		if err := p.Ended(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want %s", err, name)
+		}
+	}
+	if _, err := pod.Run("nothing", log, exec.Command("/does/not/exist")); err == nil {
+		t.Error("a program that does not exist was started")
+	}
+}
+
+func TestDo(t *testing.T) {
+	pod := newLab(t).Host("routed-a")
 	want := errors.New("from inside")
 	if err := pod.Do(func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)

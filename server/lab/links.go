@@ -100,7 +100,9 @@ const patience = 5 * time.Second
 
 // waitFor polls a condition on a link until it holds.
 func waitFor(nl *netlink.Handle, name, what string, condition func(netlink.Link) bool) error {
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(patience); ; <-poll.C {
 		link, err := nl.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("link %s: %w", name, err)

@@ -42,7 +42,7 @@ func (t Table) writeFrontends(b *strings.Builder) {
 		head := []string{f.ServicePort.Service.String() + ":" + f.ServicePort.Port, f.Name(), string(f.Kind)}
 		for o := model.Origin(0); o < model.Origins; {
 			first := o
-			for o++; o < model.Origins && f.Routes[o] == f.Routes[first]; o++ {
+			for o++; o < model.Origins && alike(f.Routes[o], f.Routes[first]); o++ {
 			}
 			r := f.Routes[first]
 			rows = append(rows, append(head, originsText(first, o), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)))
@@ -50,6 +50,12 @@ func (t Table) writeFrontends(b *strings.Builder) {
 		}
 	}
 	writeRows(b, rows)
+}
+
+// alike reports whether two origins' connections fare the same.
+func alike(a, b model.Route) bool {
+	return a.Verdict == b.Verdict && a.Source == b.Source &&
+		slices.EqualFunc(a.Set.Endpoints, b.Set.Endpoints, func(a, b model.Endpoint) bool { return a.AddrPort == b.AddrPort })
 }
 
 // writeRows writes rows of equal length with their columns aligned.

@@ -28,6 +28,7 @@ func run() int {
 		newAgentCommand(),
 		newBootstrapCommand(),
 		newProxyCommand(),
+		newTranslateCommand(),
 	)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "fairlead:", err)

@@ -29,5 +29,5 @@ func (c *Cache) Fetch(_ context.Context, req *discoverypb.DiscoveryRequest) (gcp
 		t.names[name] = struct{}{}
 	}
 	t.wildcard = len(t.names) == 0 && fullState(t.typeURL) || slices.Contains(req.GetResourceNames(), wildcard)
-	return &sotwResponse{response: &response{resources: t.everything()}, typeURL: t.typeURL}, nil
+	return &sotwResponse{response: &response{resources: t.everything()}, request: req}, nil
 }

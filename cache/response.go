@@ -62,7 +62,7 @@ func (r *response) sorted() []*discoverypb.Resource {
 // deltaResponse is a response as go-control-plane's delta server takes it.
 type deltaResponse struct {
 	*response
-	typeURL string
+	request *discoverypb.DeltaDiscoveryRequest // Has no more than the type, and is shared by a stream's responses.
 	system  string
 }
 
@@ -74,7 +74,7 @@ func (r *deltaResponse) GetDeltaDiscoveryResponse() (*discoverypb.DeltaDiscovery
 		return m, nil
 	}
 	m := &discoverypb.DeltaDiscoveryResponse{
-		TypeUrl:           r.typeURL,
+		TypeUrl:           r.request.GetTypeUrl(),
 		SystemVersionInfo: r.system,
 		Resources:         r.sorted(),
 		RemovedResources:  slices.Sorted(slices.Values(r.removed)),
@@ -85,9 +85,7 @@ func (r *deltaResponse) GetDeltaDiscoveryResponse() (*discoverypb.DeltaDiscovery
 
 // GetDeltaRequest returns what the server wants to know of the request: its type. The request itself may hold the names
 // of everything, and is not kept.
-func (r *deltaResponse) GetDeltaRequest() *discoverypb.DeltaDiscoveryRequest {
-	return &discoverypb.DeltaDiscoveryRequest{TypeUrl: r.typeURL}
-}
+func (r *deltaResponse) GetDeltaRequest() *discoverypb.DeltaDiscoveryRequest { return r.request }
 
 // GetSystemVersion returns the sequence number of the publish, for people who debug.
 func (r *deltaResponse) GetSystemVersion() (string, error) { return r.system, nil }
@@ -108,7 +106,7 @@ func (r *deltaResponse) GetContext() context.Context { return context.Background
 // sotwResponse is a response as go-control-plane's SotW server takes it.
 type sotwResponse struct {
 	*response
-	typeURL string
+	request *discoverypb.DiscoveryRequest // Like deltaResponse's.
 }
 
 var _ gcpcache.Response = (*sotwResponse)(nil)
@@ -125,7 +123,7 @@ func (r *sotwResponse) GetDiscoveryResponse() (*discoverypb.DiscoveryResponse, e
 		hash.Write([]byte(m.GetName() + "\x00" + m.GetVersion() + "\x00"))
 	}
 	m := &discoverypb.DiscoveryResponse{
-		TypeUrl:     r.typeURL,
+		TypeUrl:     r.request.GetTypeUrl(),
 		VersionInfo: versionOf(hash.Sum(nil)), // Equal content has equal versions, on all replicas.
 		Resources:   bodies,
 	}
@@ -134,9 +132,7 @@ func (r *sotwResponse) GetDiscoveryResponse() (*discoverypb.DiscoveryResponse, e
 }
 
 // GetRequest returns what the server wants to know of the request: its type.
-func (r *sotwResponse) GetRequest() *discoverypb.DiscoveryRequest {
-	return &discoverypb.DiscoveryRequest{TypeUrl: r.typeURL}
-}
+func (r *sotwResponse) GetRequest() *discoverypb.DiscoveryRequest { return r.request }
 
 // GetVersion returns the version of the response's content.
 func (r *sotwResponse) GetVersion() (string, error) {

@@ -147,7 +147,12 @@ func (s *Stream) subscription(typeURL string) (*subscription, error) {
 	if len(s.subs) == maxTypes {
 		return nil, status.Errorf(codes.ResourceExhausted, "more than %d types on one stream: %s is one too many", maxTypes, typeURL)
 	}
-	t := &subscription{stream: s, typeURL: typeURL}
+	t := &subscription{
+		stream:       s,
+		typeURL:      typeURL,
+		deltaRequest: &discoverypb.DeltaDiscoveryRequest{TypeUrl: typeURL},
+		sotwRequest:  &discoverypb.DiscoveryRequest{TypeUrl: typeURL},
+	}
 	s.subs = insert(s.subs, t, sendOrder)
 	s.removals = insert(s.removals, t, removeOrder)
 	return t, nil

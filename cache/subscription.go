@@ -33,7 +33,9 @@ type subscription struct {
 	// The watch. attached is set from its creation until it is cancelled, isOpen until it is answered or cancelled.
 	attached, isOpen bool
 	watches          uint64 // How many were created.
+	deltaRequest     *discoverypb.DeltaDiscoveryRequest // For responses; see deltaResponse.
 	deltaResponses   chan gcpcache.DeltaResponse
+	sotwRequest      *discoverypb.DiscoveryRequest
 	sotwResponses    chan gcpcache.Response
 
 	// What the client lacks.
@@ -226,14 +228,14 @@ func (t *subscription) hasRemovals() bool  { return len(t.removed) > 0 }
 func (t *subscription) push(r *response) bool {
 	if t.delta() {
 		select {
-		case t.deltaResponses <- &deltaResponse{response: r, typeURL: t.typeURL, system: t.stream.cache.system}:
+		case t.deltaResponses <- &deltaResponse{response: r, request: t.deltaRequest, system: t.stream.cache.system}:
 			return true
 		default:
 			return false
 		}
 	}
 	select {
-	case t.sotwResponses <- &sotwResponse{response: r, typeURL: t.typeURL}:
+	case t.sotwResponses <- &sotwResponse{response: r, request: t.sotwRequest}:
 		return true
 	default:
 		return false

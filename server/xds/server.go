@@ -1,4 +1,13 @@
-// Package xds talks xDS: it serves a cache to Envoys, agents and proxyless gRPC clients over gRPC.
+// Package xds talks xDS over gRPC: it serves a cache to agents, Envoys and proxyless gRPC clients.
+//
+// In come connections and requests, delta and state of the world, aggregated or by type; out go the responses that the
+// cache hands over, through go-control-plane's server. Who a client is gets decided in one place, Config.Authorize.
+// The package never decides what is sent, nor keeps it.
+//
+// A client that does not keep up holds up nobody else: each stream has a goroutine of its own, and the cache holds back
+// at most one response for each type of it, and the names of what has changed since. A connection that is dead is
+// found by keepalive within 40 s. One that is alive, but whose client does not read, is closed after
+// Config.SendTimeout; HTTP/2's own pings do not notice, since the client's transport answers them.
 package xds
 
 import (
@@ -8,9 +17,36 @@ import (
 	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	clusterservicepb "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	endpointservicepb "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	listenerservicepb "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
+	routeservicepb "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	gcprest "github.com/envoyproxy/go-control-plane/pkg/server/rest/v3"
+	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/fairlead/fairlead/cache"
+)
+
+const (
+	// maxRequest is the largest request, in bytes. The first one on a stream names everything that the client has, with
+	// its version: 0.6 MiB for 10,000 resources. gRPC's own limit of 4 MiB leaves too little room above that.
+	maxRequest = 16 << 20
+
+	// window is the flow-control window of streams and connections, in bytes. A static one does without gRPC's
+	// estimation of the bandwidth, which sends pings along with the data, and lets a first request arrive in one go.
+	window = 1 << 20
+
+	// maxStreams is how many streams one connection may have. Clients need one; by type and protocol, ten at most.
+	maxStreams = 100
+
+	// ageGrace is how long a connection lives after the client was asked to reconnect: long enough for it to have a
+	// stream elsewhere, as subscriptions never end by themselves.
+	ageGrace = 10 * time.Second
 )
 
 // Config is what a Server needs.
@@ -20,30 +56,95 @@ type Config struct {
 
 	// Credentials secure the connections. Nil means plaintext, for unix sockets and loopback.
 	Credentials credentials.TransportCredentials
-	// Authorize decides whether a client may be node. It is called for every request of every stream and Fetch, before
-	// anything is answered; ctx has the peer. An error that is no gRPC status becomes PermissionDenied. Nil lets
-	// everybody be any node, for unix sockets and loopback.
+	// Authorize decides whether a client may be a node. It is called for each request on each stream and each Fetch,
+	// before the request has any effect; the peer and its credentials are in ctx. An error that is no gRPC status
+	// becomes PermissionDenied. Nil lets everybody be any node, for unix sockets and loopback.
 	Authorize func(ctx context.Context, node *corepb.Node) error
 
 	// MaxConnectionAge is when a client is asked to reconnect, give or take a tenth, so that clients spread over
-	// replicas again. 0 means never. It is not used on unix sockets.
+	// replicas again. 0 means never. Connections over unix sockets have no other replica to go to and stay.
 	MaxConnectionAge time.Duration
-	// SendTimeout is how long a client may leave a response unread before its connection is closed. 0 means 30 s.
+	// SendTimeout is how long a client may leave what was sent unread before its connection is closed. 0 means 30 s.
 	SendTimeout time.Duration
-	// StopTimeout is how long Serve waits for streams to end by themselves. 0 means 5 s.
+	// StopTimeout is how long Serve waits for streams to end before it cuts them. 0 means 5 s.
 	StopTimeout time.Duration
 }
 
-// Server serves one cache, on any number of listeners.
+// Server serves a cache, on any number of listeners.
 type Server struct {
 	cfg Config
 }
 
 // New returns a server that does nothing until Serve is called.
-func New(cfg Config) *Server { return &Server{cfg: cfg} }
+func New(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Credentials == nil {
+		cfg.Credentials = insecure.NewCredentials()
+	}
+	if cfg.SendTimeout == 0 {
+		cfg.SendTimeout = 30 * time.Second
+	}
+	if cfg.StopTimeout == 0 {
+		cfg.StopTimeout = 5 * time.Second
+	}
+	return &Server{cfg: cfg}
+}
 
-// Serve accepts connections on l until ctx ends, which returns nil, or l fails. It closes l.
+// Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to go
+// elsewhere, ends their streams and returns nil, after StopTimeout at the latest.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	<-ctx.Done()
-	return l.Close()
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	g := grpc.NewServer(s.options(l.Addr().Network())...)
+	register(g, gcpserver.NewServerAdvanced(
+		gcprest.NewServer(s.cfg.Cache, gcpserver.CallbackFuncs{FetchRequestFunc: s.authorizeFetch}),
+		handler{s, streams}, handler{s, streams},
+	))
+
+	stopped := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		cut := time.AfterFunc(s.cfg.StopTimeout, g.Stop)
+		defer cut.Stop()
+		endStreams()
+		g.GracefulStop()
+	})
+	err := g.Serve(l)
+	if cancel() {
+		endStreams()
+		g.Stop()
+		return err
+	}
+	<-stopped
+	return nil
+}
+
+// options returns the settings of a server on a network.
+func (s *Server) options(network string) []grpc.ServerOption {
+	alive := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+	if network != "unix" && s.cfg.MaxConnectionAge > 0 {
+		alive.MaxConnectionAge = s.cfg.MaxConnectionAge // gRPC adds the jitter.
+		alive.MaxConnectionAgeGrace = ageGrace
+	}
+	return []grpc.ServerOption{
+		grpc.Creds(connCredentials{s.cfg.Credentials}),
+		grpc.KeepaliveParams(alive),
+		// Clients may ping as often as Envoy's and gRPC's examples do, also before the first stream.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(maxStreams),
+	}
+}
+
+// register offers the aggregated service, and those of the types that clients ask for one by one.
+func register(g *grpc.Server, s gcpserver.Server) {
+	discoverypb.RegisterAggregatedDiscoveryServiceServer(g, s)
+	clusterservicepb.RegisterClusterDiscoveryServiceServer(g, s)
+	endpointservicepb.RegisterEndpointDiscoveryServiceServer(g, s)
+	listenerservicepb.RegisterListenerDiscoveryServiceServer(g, s)
+	routeservicepb.RegisterRouteDiscoveryServiceServer(g, s)
 }

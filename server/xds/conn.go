@@ -1,0 +1,105 @@
+package xds
+
+import (
+	"context"
+	"net"
+	"time"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// connCredentials are credentials that remember the connection. gRPC has no way to close the connection of a stream
+// whose client does not read: a handler that returns has its status queued behind what the client does not read.
+type connCredentials struct{ credentials.TransportCredentials }
+
+// ServerHandshake is that of the credentials within.
+func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, connInfo{info, raw}, nil
+}
+
+// Clone returns a copy.
+func (c connCredentials) Clone() credentials.TransportCredentials {
+	return connCredentials{c.TransportCredentials.Clone()}
+}
+
+// connInfo is what connCredentials know of a peer.
+type connInfo struct {
+	credentials.AuthInfo
+	conn net.Conn
+}
+
+// withoutConn returns ctx with the peer as the credentials within know it, for those who check them.
+func withoutConn(ctx context.Context) context.Context {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ctx
+	}
+	info, ok := p.AuthInfo.(connInfo)
+	if !ok {
+		return ctx
+	}
+	return peer.NewContext(ctx, &peer.Peer{Addr: p.Addr, LocalAddr: p.LocalAddr, AuthInfo: info.AuthInfo})
+}
+
+// guard closes the connection of a client that does not read.
+type guard struct {
+	timeout time.Duration
+	timer   *time.Timer
+}
+
+// newGuard returns a guard for the client's connection.
+func (c *client) newGuard() guard {
+	timeout := c.server.cfg.SendTimeout
+	timer := time.AfterFunc(timeout, func() {
+		c.server.cfg.Log.Warn("xds connection closed: the client does not read", "peer", peerName(c.ctx), "timeout", timeout)
+		if p, ok := peer.FromContext(c.ctx); ok {
+			if info, ok := p.AuthInfo.(connInfo); ok {
+				info.conn.Close() // What it returns changes nothing: the connection is given up.
+			}
+		}
+	})
+	timer.Stop()
+	return guard{timeout, timer}
+}
+
+// during runs send, and closes the connection if that takes too long; then send fails.
+func (g guard) during(send func() error) error {
+	g.timer.Reset(g.timeout)
+	defer g.timer.Stop()
+	return send()
+}
+
+// peerName returns the address of the client, for people.
+func peerName(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return ""
+}
+
+type sotwStream struct {
+	gcpstream.Stream
+	guard guard
+}
+
+// Send sends a response.
+func (s sotwStream) Send(m *discoverypb.DiscoveryResponse) error {
+	return s.guard.during(func() error { return s.Stream.Send(m) })
+}
+
+type deltaStream struct {
+	gcpstream.DeltaStream
+	guard guard
+}
+
+// Send sends a response.
+func (s deltaStream) Send(m *discoverypb.DeltaDiscoveryResponse) error {
+	return s.guard.during(func() error { return s.DeltaStream.Send(m) })
+}

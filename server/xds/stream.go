@@ -1,0 +1,131 @@
+package xds
+
+import (
+	"context"
+	"log/slog"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	gcpconfig "github.com/envoyproxy/go-control-plane/pkg/server/config"
+	gcpdelta "github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
+	gcpsotw "github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
+	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
+	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fairlead/fairlead/cache"
+)
+
+// namedTypes are the types of which a request without names asks for nothing. Of the others, Listeners and Clusters,
+// it asks for everything: the legacy wildcard, which Envoy relies on.
+var namedTypes = []string{
+	cache.NodeType, cache.FrontendType,
+	gcpresource.EndpointType, gcpresource.RouteType, gcpresource.ScopedRouteType, gcpresource.VirtualHostType,
+	gcpresource.SecretType, gcpresource.RuntimeType, gcpresource.ExtensionConfigType, gcpresource.RateLimitConfigType,
+}
+
+// handler gives each stream a server of go-control-plane's of its own, over the stream's own part of the cache.
+type handler struct {
+	server *Server
+	ctx    context.Context // Ends when streams have to.
+}
+
+// StreamHandler serves one SotW stream; typeURL is empty for ADS.
+func (h handler) StreamHandler(str gcpstream.Stream, typeURL string) error {
+	c := h.server.newClient(str.Context(), "sotw")
+	defer c.close()
+	guarded := sotwStream{str, c.newGuard()}
+	return gcpsotw.NewServer(h.ctx, c.stream, c.callbacks(), gcpsotw.WithOrderedADS(), legacyWildcard()).StreamHandler(guarded, typeURL)
+}
+
+// DeltaStreamHandler serves one delta stream; typeURL is empty for ADS.
+func (h handler) DeltaStreamHandler(str gcpstream.DeltaStream, typeURL string) error {
+	c := h.server.newClient(str.Context(), "delta")
+	defer c.close()
+	guarded := deltaStream{str, c.newGuard()}
+	return gcpdelta.NewServer(h.ctx, c.stream, c.callbacks(), legacyWildcard()).DeltaStreamHandler(guarded, typeURL)
+}
+
+func legacyWildcard() gcpconfig.XDSOption {
+	return gcpdelta.DeactivateLegacyWildcardForTypes(namedTypes)
+}
+
+// client is the other side of one stream. It belongs to the goroutine of the stream.
+type client struct {
+	server *Server
+	ctx    context.Context
+	stream *cache.Stream
+	log    *slog.Logger
+	node   *corepb.Node // From the last request that had one; clients mostly send it once.
+}
+
+// newClient enters a stream in the cache.
+func (s *Server) newClient(ctx context.Context, protocol string) *client {
+	log := s.cfg.Log.With("protocol", protocol, "peer", peerName(ctx))
+	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(), log: log}
+}
+
+// close forgets the stream.
+func (c *client) close() {
+	c.stream.Close()
+	if c.node != nil {
+		c.log.Info("xds stream closed")
+	}
+}
+
+// callbacks are called on the goroutine of the stream, before the cache is.
+func (c *client) callbacks() gcpserver.CallbackFuncs {
+	return gcpserver.CallbackFuncs{
+		StreamRequestFunc: func(_ int64, req *discoverypb.DiscoveryRequest) error {
+			return c.request(req.GetNode(), req.GetTypeUrl(), req.GetErrorDetail())
+		},
+		StreamDeltaRequestFunc: func(_ int64, req *discoverypb.DeltaDiscoveryRequest) error {
+			return c.request(req.GetNode(), req.GetTypeUrl(), req.GetErrorDetail())
+		},
+	}
+}
+
+// request decides whether a request may have an effect. An error ends the stream.
+func (c *client) request(node *corepb.Node, typeURL string, rejected *statuspb.Status) error {
+	first := c.node == nil
+	if node != nil {
+		c.node = node
+	}
+	if err := c.server.authorize(c.ctx, c.node); err != nil {
+		c.log.Warn("xds request refused", "node", c.node.GetId(), "error", err)
+		return err
+	}
+	if first && c.node != nil {
+		c.log = c.log.With("node", c.node.GetId())
+		c.log.Info("xds stream opened")
+	}
+	if rejected != nil {
+		c.log.Error("client rejected resources",
+			"type", typeURL, "detail", rejected.GetMessage(),
+			"effect", "the client goes on with what it had for the resources named in the detail; they are not sent again until they change")
+	}
+	return nil
+}
+
+// authorizeFetch is authorize for a request outside a stream.
+func (s *Server) authorizeFetch(ctx context.Context, req *discoverypb.DiscoveryRequest) error {
+	return s.authorize(ctx, req.GetNode())
+}
+
+// authorize asks Config.Authorize whether the peer in ctx may be node.
+func (s *Server) authorize(ctx context.Context, node *corepb.Node) error {
+	if s.cfg.Authorize == nil {
+		return nil
+	}
+	err := s.cfg.Authorize(withoutConn(ctx), node)
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.PermissionDenied, err.Error())
+}

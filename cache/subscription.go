@@ -32,7 +32,7 @@ type subscription struct {
 
 	// The watch. attached is set from its creation until it is cancelled, isOpen until it is answered or cancelled.
 	attached, isOpen bool
-	watches          uint64 // How many were created.
+	watches          uint64                             // How many were created.
 	deltaRequest     *discoverypb.DeltaDiscoveryRequest // For responses; see deltaResponse.
 	deltaResponses   chan gcpcache.DeltaResponse
 	sotwRequest      *discoverypb.DiscoveryRequest

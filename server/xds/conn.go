@@ -13,7 +13,9 @@ import (
 
 // connCredentials are credentials that remember the connection. gRPC has no way to close the connection of a stream
 // whose client does not read: a handler that returns has its status queued behind what the client does not read.
-type connCredentials struct{ credentials.TransportCredentials }
+type connCredentials struct {
+	credentials.TransportCredentials
+}
 
 // ServerHandshake is that of the credentials within.
 func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {

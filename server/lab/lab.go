@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -182,6 +183,18 @@ func (l *Lab) Host(name string) *Host {
 	defer l.mu.Unlock()
 	return l.hosts[name]
 }
+
+// EnterCommand returns what a person types outside to run a program in a host: this, then the program.
+func (l *Lab) EnterCommand(host string) string {
+	flags := ""
+	if owned, err := os.ReadFile("/proc/self/uid_map"); err == nil && !strings.Contains(string(owned), wholeMachine) {
+		flags = " --user --preserve-credentials" // This world has a user namespace of its own.
+	}
+	return fmt.Sprintf("nsenter --target %d%s --net=/proc/%d/root%s/%s", l.PID, flags, l.PID, namespaceDir, host)
+}
+
+// wholeMachine is the number of user ids that a process outside all user namespaces sees.
+const wholeMachine = "4294967295"
 
 // remove takes a host out, a node's pods before it, and ends their servers. Caller holds mu.
 func (l *Lab) remove(h *Host) error {

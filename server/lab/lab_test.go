@@ -180,6 +180,18 @@ func TestFailures(t *testing.T) {
 }
 
 // A server that is closed cuts its connections; one that is drained lets them finish.
+func TestSilent(t *testing.T) {
+	silent := Silent("a", 3)
+	for i, tc := range []struct {
+		a, requests int
+		want        bool
+	}{{0, 0, false}, {0, 2, false}, {1, 3, false}, {1, 5, false}, {1, 6, true}} {
+		if got := silent(Report{Requests: tc.requests, Answers: map[string]int{"a": tc.a}}); got != tc.want {
+			t.Errorf("report %d: got %v, want %v", i, got, tc.want)
+		}
+	}
+}
+
 func TestServerEnds(t *testing.T) {
 	l := newLab(t)
 	pod, client := l.Host("routed-a"), l.Host("routed-b")
@@ -247,7 +259,13 @@ func TestLoad(t *testing.T) {
 				t.Fatalf("a closed server went unnoticed: %v", err)
 			}
 		}
+		if _, err := load.Wait(deadline(t), Silent("nobody", 10)); err != nil {
+			t.Error(err)
+		}
 		r := load.Stop()
+		if kept := r.Connections <= 4; kept != keepAlive {
+			t.Errorf("keep-alive %v: %d connections", keepAlive, r.Connections)
+		}
 		if r.Answers["late"] < 50 || r.Clients[client.IPv4] != r.Answers["late"] || r.P50 <= 0 || r.P99 < r.P50 ||
 			r.Requests != r.Answers["late"]+r.Failed() || (r.Failed() > 0) != keepAlive || (r.LastError != nil) != keepAlive {
 			t.Errorf("keep-alive %v: report %+v", keepAlive, r)

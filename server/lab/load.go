@@ -28,6 +28,7 @@ type Load struct {
 
 	mu        sync.Mutex // Guards the following.
 	report    Report
+	seen      map[Answer]bool
 	latencies []time.Duration
 	changed   chan struct{} // Closed and replaced whenever the report changes.
 }
@@ -39,6 +40,9 @@ type Report struct {
 	Clients   map[netip.Addr]int // By the client address that the servers saw.
 	Failures  map[Failure]int
 	LastError error // The last failure's; nil when there was none.
+
+	// Connections is the number of different pairs of server and client address and port: of connections to servers.
+	Connections int
 
 	// P50 and P99 are latencies of the answered requests; zero before Stop, and when there were none.
 	P50, P99 time.Duration
@@ -62,7 +66,7 @@ func (h *Host) StartLoad(c LoadConfig) (*Load, error) {
 		return nil, fmt.Errorf("load from host %s: only http keeps connections, not %s", h.Name, c.Network)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{host: h, config: c, stop: cancel, changed: make(chan struct{})}
+	l := &Load{host: h, config: c, stop: cancel, seen: map[Answer]bool{}, changed: make(chan struct{})}
 	l.report = Report{Answers: map[string]int{}, Clients: map[netip.Addr]int{}, Failures: map[Failure]int{}}
 	due := make(chan struct{})
 	l.workers.Go(func() { pace(ctx, c.Rate, due) })
@@ -118,6 +122,10 @@ func (l *Load) count(a Answer, err error, latency time.Duration) {
 	} else {
 		l.report.Answers[a.Server]++
 		l.report.Clients[a.Client.Addr()]++
+		if !l.seen[a] {
+			l.seen[a] = true
+			l.report.Connections++
+		}
 		l.latencies = append(l.latencies, latency)
 	}
 	close(l.changed)
@@ -158,6 +166,17 @@ func (l *Load) Wait(ctx context.Context, condition func(Report) bool) (Report, e
 func (l *Load) WaitMore(ctx context.Context, n int) (Report, error) {
 	goal := l.Report().Requests + n
 	return l.Wait(ctx, func(r Report) bool { return r.Requests >= goal })
+}
+
+// Silent returns a condition for Wait: a server has not answered n requests in a row. Each condition is for one Wait.
+func Silent(server string, n int) func(Report) bool {
+	answers, since := -1, 0
+	return func(r Report) bool {
+		if answers != r.Answers[server] {
+			answers, since = r.Answers[server], r.Requests
+		}
+		return r.Requests-since >= n
+	}
 }
 
 // Stop ends the load, lets the requests under way finish, and returns the whole report.

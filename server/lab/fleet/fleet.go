@@ -1,0 +1,201 @@
+// Package fleet runs Fairlead's own programs on a lab: a control plane, and an agent and an Envoy on each node.
+//
+// What comes in is a lab's hosts and the path of the binary, what goes out is running processes and what they say of
+// themselves. The processes are those that a cluster runs, started as they are there. It never looks at traffic.
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fairlead/fairlead/server/agent"
+	"github.com/fairlead/fairlead/server/lab"
+)
+
+const (
+	xdsPort    = 15010
+	adminPort  = 15014
+	agentAdmin = "127.0.0.1:19001" // In the node's network.
+)
+
+// Config says which programs to run where.
+type Config struct {
+	Fairlead string      // Path of the fairlead binary.
+	Envoy    string      // Path of the Envoy binary.
+	Dir      string      // Folder for logs and state, which outlives the fleet.
+	Source   []string    // Arguments of fairlead serve that name its source.
+	Server   *lab.Host   // Where the control plane runs: a host of its own, which nodes can reach.
+	Nodes    []*lab.Node // Each with a Node object of its name.
+}
+
+// Fleet is the programs. Its methods are called from one goroutine.
+type Fleet struct {
+	config Config
+	serve  *lab.Process
+	nodes  map[string]*node
+}
+
+// node is the programs of one node.
+type node struct {
+	*lab.Node
+	agent   *lab.Process
+	proxies []*lab.Process // Those not stopped, in order of their start.
+	started int
+}
+
+// Start starts all programs at once: each of them waits for those that it needs. It returns what runs also with an
+// error, so that it can be stopped.
+func Start(c Config) (*Fleet, error) {
+	f := &Fleet{config: c, nodes: map[string]*node{}}
+	errs := []error{f.StartServe()}
+	for _, n := range c.Nodes {
+		f.nodes[n.Name] = &node{Node: n}
+		_, err := f.StartProxy(n.Name)
+		errs = append(errs, f.StartAgent(n.Name), err)
+	}
+	return f, errors.Join(errs...)
+}
+
+// StartServe starts the control plane, or starts it again.
+func (f *Fleet) StartServe() (err error) {
+	f.serve, err = f.run(f.config.Server, "serve", "serve",
+		append(slices.Clone(f.config.Source), "--listen", f.address(xdsPort), "--admin", f.address(adminPort), "--insecure")...)
+	return err
+}
+
+// StartAgent starts a node's agent, or starts it again with the state that it left.
+func (f *Fleet) StartAgent(name string) (err error) {
+	n := f.nodes[name]
+	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(xdsPort),
+		"--state-dir", f.StateDir(name), "--run-dir", f.RunDir(name), "--admin", agentAdmin)
+	return err
+}
+
+// StartProxy starts a node's Envoy, or another beside it, which then takes over.
+func (f *Fleet) StartProxy(name string) (*lab.Process, error) {
+	n := f.nodes[name]
+	n.started++
+	p, err := f.run(n.Host, fmt.Sprintf("proxy-%s-%d", name, n.started), "proxy", "--run-dir", f.RunDir(name), "--envoy", f.config.Envoy)
+	if err == nil {
+		n.proxies = append(n.proxies, p)
+	}
+	return p, err
+}
+
+func (f *Fleet) run(in *lab.Host, name, subcommand string, args ...string) (*lab.Process, error) {
+	return in.Run("fairlead "+subcommand, filepath.Join(f.config.Dir, name+".log"), exec.Command(f.config.Fairlead, append([]string{subcommand}, args...)...))
+}
+
+func (f *Fleet) address(port uint16) string {
+	return netip.AddrPortFrom(f.config.Server.IPv4, port).String()
+}
+
+// RunDir returns the folder of a node's sockets. It is short, since a unix socket's path has at most 107 bytes, and of
+// this world alone, since /run is.
+func (f *Fleet) RunDir(name string) string { return filepath.Join("/run/fairlead", name) }
+
+// StateDir returns the folder of a node's last good state.
+func (f *Fleet) StateDir(name string) string { return filepath.Join(f.config.Dir, name) }
+
+// Serve returns the control plane's process.
+func (f *Fleet) Serve() *lab.Process { return f.serve }
+
+// Agent returns the process of a node's agent.
+func (f *Fleet) Agent(name string) *lab.Process { return f.nodes[name].agent }
+
+// Proxies returns a node's Envoys that have not been stopped by StopProxy, the oldest first.
+func (f *Fleet) Proxies(name string) []*lab.Process { return slices.Clone(f.nodes[name].proxies) }
+
+// StopProxy stops one of a node's Envoys.
+func (f *Fleet) StopProxy(name string, p *lab.Process) {
+	p.Stop()
+	n := f.nodes[name]
+	n.proxies = slices.DeleteFunc(n.proxies, func(o *lab.Process) bool { return o == p })
+}
+
+// Status returns what a node's agent says of itself.
+func (f *Fleet) Status(ctx context.Context, name string) (agent.Status, error) {
+	var s agent.Status
+	client := &http.Client{Transport: &http.Transport{DialContext: f.nodes[name].DialContext, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+agentAdmin+"/debug/status", nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return s, fmt.Errorf("ask the agent of %s: %w", name, err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return s, fmt.Errorf("answer of the agent of %s, status %s: %w", name, resp.Status, err)
+	}
+	return s, nil
+}
+
+// pollInterval is how often Await asks. It is small beside what it waits for.
+const pollInterval = 10 * time.Millisecond
+
+// Await asks a node's agent until the condition holds, and returns that status. When the context ends first, or a
+// program has ended, the error says what was seen last.
+func (f *Fleet) Await(ctx context.Context, name string, condition func(agent.Status) bool) (agent.Status, error) {
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	for {
+		s, err := f.Status(ctx, name)
+		if err == nil && condition(s) {
+			return s, nil
+		}
+		if ended := f.Check(); ended != nil {
+			return s, ended
+		}
+		select {
+		case <-ctx.Done():
+			return s, errors.Join(ctx.Err(), err, fmt.Errorf("agent of %s: %+v", name, s))
+		case <-poll.C:
+		}
+	}
+}
+
+// Ready is a condition for Await: the node has what the control plane sent, and an Envoy that forwards.
+func Ready(s agent.Status) bool { return s.Programmed && s.Current != 0 }
+
+// Check returns an error when a program has ended that nobody stopped.
+func (f *Fleet) Check() error {
+	var errs []error
+	for _, p := range f.processes() {
+		errs = append(errs, p.Ended())
+	}
+	return errors.Join(errs...)
+}
+
+// processes returns all that should run, those that depend on others first.
+func (f *Fleet) processes() []*lab.Process {
+	var all []*lab.Process
+	for _, n := range f.config.Nodes {
+		if n := f.nodes[n.Name]; n != nil {
+			all = append(all, n.proxies...)
+			if n.agent != nil {
+				all = append(all, n.agent)
+			}
+		}
+	}
+	if f.serve != nil {
+		all = append(all, f.serve)
+	}
+	return all
+}
+
+// Stop ends all programs.
+func (f *Fleet) Stop() {
+	for _, p := range f.processes() {
+		p.Stop()
+	}
+}

@@ -78,6 +78,9 @@ func latest(s *model.Service, sorted []*model.EndpointSlice, family model.Family
 // Service returns the Service that is planned. It must not be changed.
 func (p *Plan) Service() *model.Service { return p.service }
 
+// Size returns how many frontends the Service has; as many on every node.
+func (p *Plan) Size() int { return len(p.frontends) }
+
 // Variant is the part of a view that matters for one Service. Views with the same variant see the same frontends.
 // Empty when neither the view's node nor its zone matters; else node/zone, each empty where it does not matter.
 type Variant string

@@ -20,6 +20,10 @@ const (
 	// envoyPatience is how long a change waits for the current Envoy before the kernel follows without it. An Envoy that
 	// hangs must not keep the node from refusing what has no endpoints.
 	envoyPatience = 10 * time.Second
+	// kernelPatience is how long the kernel may refuse a change before the control plane is told, and retry how often it
+	// is asked.
+	kernelPatience = 30 * time.Second
+	retry          = time.Second
 	// inspection is how often links, routes and rules are put right, whatever the kernel told.
 	inspection = 30 * time.Second
 	// warmth is how often a new Envoy that has all its resources is tried out.
@@ -51,12 +55,13 @@ type owner struct {
 
 // change is what one batch of updates asks for.
 type change struct {
-	updates  []upstream.Update
-	seq      uint64                // What the current Envoy must have before the kernel may follow.
-	breaking map[string]cache.Unit // Removals from Envoy, once the kernel leads nothing there any more.
-	began    time.Time
-	patience time.Time
-	span     commitSpan
+	updates   []upstream.Update
+	seq       uint64                // What the current Envoy must have before the kernel may follow.
+	breaking  map[string]cache.Unit // Removals from Envoy, once the kernel leads nothing there any more.
+	began     time.Time
+	patience  time.Time
+	following bool // The kernel is following.
+	span      commitSpan
 }
 
 func newChange() *change {
@@ -177,14 +182,15 @@ func (o *owner) liftBridges(ctx context.Context) {
 func (o *owner) proceed(ctx context.Context) {
 	o.generations.promote(o.cache.Applied)
 	c := o.change
-	if c != nil && o.mayFollow(c) {
+	follow := c != nil && o.mayFollow(c)
+	if follow {
+		c.following = true
 		o.node.apply(o.table)
-		o.change = nil
-	} else {
-		c = nil
 	}
-	err := o.commit(ctx) // Logged; what failed is tried again with the next event.
-	if c != nil {
+	err := o.commit(ctx)
+	// A change that the kernel does not take is tried again for a while before the control plane hears of it.
+	if follow && (err == nil || time.Since(c.began) > kernelPatience) {
+		o.change = nil
 		o.finish(ctx, c, err)
 	}
 	o.note(err)
@@ -210,7 +216,7 @@ func (o *owner) finish(ctx context.Context, c *change, err error) {
 
 // mayFollow reports whether the kernel may follow a change: Envoy has what traffic is about to be led to.
 func (o *owner) mayFollow(c *change) bool {
-	if o.generations.current == 0 || o.generations.has(o.generations.current, c.seq, o.cache.Applied) {
+	if c.following || o.generations.current == 0 || o.generations.has(o.generations.current, c.seq, o.cache.Applied) {
 		return true
 	}
 	if time.Now().Before(c.patience) {
@@ -220,12 +226,16 @@ func (o *owner) mayFollow(c *change) bool {
 	return true
 }
 
-// patience returns a channel that fires when the change at hand has waited long enough.
+// patience returns a channel that fires when the change at hand has waited long enough for Envoy, or for another try.
 func (o *owner) patience() <-chan time.Time {
-	if o.change == nil {
+	switch {
+	case o.change == nil:
 		return nil
+	case o.change.following: // The kernel did not take it.
+		return time.After(retry)
+	default:
+		return time.After(time.Until(o.change.patience))
 	}
-	return time.After(time.Until(o.change.patience))
 }
 
 // commit brings the kernel's table up to date, once there is something that it can be made from.

@@ -25,9 +25,9 @@ type owner struct {
 	world     *translate.World
 	frontends tally[model.ServiceKey] // How many each Service has that is forwarded.
 	endpoints tally[model.ObjectKey]  // How many each slice has.
-	nodes     map[string]published     // What the cache knows of each node.
-	stale     map[string]bool          // Nodes whose object was touched since.
-	first     bool                     // Nothing has been published yet.
+	nodes     map[string]published    // What the cache knows of each node.
+	stale     map[string]bool         // Nodes whose object was touched since.
+	first     bool                    // Nothing has been published yet.
 }
 
 // published is what the cache was told of a node.

@@ -28,6 +28,7 @@ func run() int {
 		newAgentCommand(),
 		newBootstrapCommand(),
 		newProxyCommand(),
+		newServeCommand(),
 		newTranslateCommand(),
 	)
 	if err := root.ExecuteContext(ctx); err != nil {

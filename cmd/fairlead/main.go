@@ -27,6 +27,7 @@ func run() int {
 	root.AddCommand(
 		newAgentCommand(),
 		newBootstrapCommand(),
+		newDemoCommand(),
 		newProxyCommand(),
 		newServeCommand(),
 		newTranslateCommand(),

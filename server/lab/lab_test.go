@@ -179,7 +179,6 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// A server that is closed cuts its connections; one that is drained lets them finish.
 func TestSilent(t *testing.T) {
 	silent := Silent("a", 3)
 	for i, tc := range []struct {
@@ -192,6 +191,7 @@ func TestSilent(t *testing.T) {
 	}
 }
 
+// A server that is closed cuts its connections; one that is drained lets them finish.
 func TestServerEnds(t *testing.T) {
 	l := newLab(t)
 	pod, client := l.Host("routed-a"), l.Host("routed-b")

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -21,9 +22,9 @@ import (
 )
 
 const (
-	xdsPort    = 15010
-	adminPort  = 15014
-	agentAdmin = "127.0.0.1:19001" // In the node's network.
+	xdsPort    = 18000
+	serveAdmin = "127.0.0.1:19000" // In the control plane's network.
+	agentAdmin = "127.0.0.1:19001" // In each node's network.
 )
 
 // Config says which programs to run where.
@@ -67,14 +68,14 @@ func Start(c Config) (*Fleet, error) {
 // StartServe starts the control plane, or starts it again.
 func (f *Fleet) StartServe() (err error) {
 	f.serve, err = f.run(f.config.Server, "serve", "serve",
-		append(slices.Clone(f.config.Source), "--listen", f.address(xdsPort), "--admin", f.address(adminPort), "--insecure")...)
+		append(slices.Clone(f.config.Source), "--listen", f.address(), "--admin", serveAdmin, "--insecure")...)
 	return err
 }
 
 // StartAgent starts a node's agent, or starts it again with the state that it left.
 func (f *Fleet) StartAgent(name string) (err error) {
 	n := f.nodes[name]
-	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(xdsPort),
+	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(),
 		"--state-dir", f.StateDir(name), "--run-dir", f.RunDir(name), "--admin", agentAdmin)
 	return err
 }
@@ -94,8 +95,8 @@ func (f *Fleet) run(in *lab.Host, name, subcommand string, args ...string) (*lab
 	return in.Run("fairlead "+subcommand, filepath.Join(f.config.Dir, name+".log"), exec.Command(f.config.Fairlead, append([]string{subcommand}, args...)...))
 }
 
-func (f *Fleet) address(port uint16) string {
-	return netip.AddrPortFrom(f.config.Server.IPv4, port).String()
+func (f *Fleet) address() string {
+	return netip.AddrPortFrom(f.config.Server.IPv4, xdsPort).String()
 }
 
 // RunDir returns the folder of a node's sockets. It is short, since a unix socket's path has at most 107 bytes, and of
@@ -198,4 +199,18 @@ func (f *Fleet) Stop() {
 	for _, p := range f.processes() {
 		p.Stop()
 	}
+}
+
+// FindEnvoy returns the Envoy binary to run: $ENVOY, else the PATH's, else the one that `make setup` puts into the
+// checkout.
+func FindEnvoy(checkout string) (string, error) {
+	for _, candidate := range []string{os.Getenv("ENVOY"), "envoy", filepath.Join(checkout, ".cache/envoy/envoy")} {
+		if candidate == "" {
+			continue
+		}
+		if path, err := exec.LookPath(candidate); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", errors.New("no Envoy in $ENVOY, the PATH or .cache/envoy: run make setup in the checkout")
 }

@@ -177,11 +177,13 @@ func (g *generations) retry(applied applied) <-chan time.Time {
 // takesConnections dials the listener of every class on the way that Service traffic takes.
 func takesConnections(id generation.ID) bool {
 	for _, class := range generation.Classes {
-		conn, err := net.DialTimeout("tcp", generation.ProbeAddress(id, class).String(), warmth)
-		if err != nil {
-			return false
+		for _, probe := range generation.ProbeAddresses(id, class) {
+			conn, err := net.DialTimeout("tcp", probe.String(), warmth)
+			if err != nil {
+				return false
+			}
+			conn.Close()
 		}
-		conn.Close()
 	}
 	return true
 }

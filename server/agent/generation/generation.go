@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -111,10 +112,25 @@ func MasqueradeSource(id ID) (v4, v6 netip.Addr) {
 	return netip.AddrFrom4([4]byte{169, 254, 65, byte(id)}), netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 1, 15: byte(id)})
 }
 
-// ProbeAddress returns an address:port that leads into a class's veth and so to its listener, as any Service would.
-func ProbeAddress(id ID, class frontendpb.Class) netip.AddrPort {
-	v4, _ := addresses(id, class)
-	return netip.AddrPortFrom(v4.proxy, 1)
+// The ends of a veth.
+const (
+	hostEnd  = 1
+	proxyEnd = 2
+)
+
+// hardwareAddr returns the hardware address of one end of a class's veth; locally administered.
+func hardwareAddr(id ID, class frontendpb.Class, end byte) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0xfa, 0x1e, byte(id), byte(class), end}
+}
+
+// ProbeAddresses returns the addresses with ports that lead into a class's veth and so to its listeners, as any Service would.
+func ProbeAddresses(id ID, class frontendpb.Class) []netip.AddrPort {
+	v4, v6 := addresses(id, class)
+	probes := []netip.AddrPort{netip.AddrPortFrom(v4.proxy, 1)}
+	if IPv6() {
+		probes = append(probes, netip.AddrPortFrom(v6.proxy, 1))
+	}
+	return probes
 }
 
 // IPv6 reports whether the network namespace of the calling thread has IPv6.

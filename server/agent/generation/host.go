@@ -58,8 +58,11 @@ func build(c Config, id ID, ns, mtu int) error {
 // addVeth makes a class's veth pair, one end in the namespace at ns.
 func addVeth(id ID, class frontendpb.Class, ns, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = LinkName(id, class), mtu
-	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: ClassName(class), PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(ns)})
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = LinkName(id, class), mtu, hardwareAddr(id, class, hostEnd)
+	return netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: ClassName(class), PeerMTU: uint32(mtu), PeerHardwareAddr: hardwareAddr(id, class, proxyEnd),
+		PeerNamespace: netlink.NsFd(ns),
+	})
 }
 
 // routeTo configures the host's end of a class's veth and leads marked packets to it.
@@ -81,7 +84,7 @@ func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
 		ends = append(ends, v6)
 	}
 	for i, end := range ends {
-		if err := connect(link, end.host, end.proxy); err != nil {
+		if err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd)); err != nil {
 			return err
 		}
 		if class == frontendpb.Class_MASQ {
@@ -114,8 +117,9 @@ func hostSysctls(link string, ipv6 bool) [][2]string {
 	return settings
 }
 
-// connect gives a link its address and a route to the address at its other end.
-func connect(link netlink.Link, own, other netip.Addr) error {
+// connect gives a link its address and a route to the address at its other end, whose hardware address is known: nobody has
+// to be asked for it, so the first packet is not late.
+func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) error {
 	addr := &netlink.Addr{IPNet: single(own), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
 	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("address %s: %w", own, err)
@@ -126,6 +130,10 @@ func connect(link netlink.Link, own, other netip.Addr) error {
 	}
 	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("route to %s: %w", other, err)
+	}
+	neighbour := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: other.AsSlice(), HardwareAddr: otherHardware, State: netlink.NUD_PERMANENT}
+	if err := netlink.NeighSet(neighbour); err != nil {
+		return fmt.Errorf("neighbour %s: %w", other, err)
 	}
 	return nil
 }

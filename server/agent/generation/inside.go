@@ -89,13 +89,14 @@ func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
 		return err
 	}
 	v4, v6 := addresses(id, class)
-	if err := connect(link, v4.proxy, v4.host); err != nil {
+	host := hardwareAddr(id, class, hostEnd)
+	if err := connect(link, v4.proxy, v4.host, host); err != nil {
 		return err
 	}
 	if !ipv6 {
 		return nil
 	}
-	return connect(link, v6.proxy, v6.host)
+	return connect(link, v6.proxy, v6.host, host)
 }
 
 // routesInside adds the policy routes of one family.

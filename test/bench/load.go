@@ -1,0 +1,172 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/server/lab"
+)
+
+// patience is how long an exchange under load waits for its answer.
+const patience = 5 * time.Second
+
+// A load is a fixed number of exchanges from one host, made by several workers at a time. Its sockets block, each worker
+// on a thread of its own, so that what is measured is the path and not Go's scheduler.
+type load struct {
+	from    *lab.Host
+	to      []netip.AddrPort // Worker n talks to the one of number n modulo their number.
+	workers int
+	total   int
+	keep    bool // One connection for each worker, kept; otherwise one for each exchange.
+}
+
+// A sample is what came of loads.
+type sample struct {
+	seconds   float64
+	latencies []time.Duration
+}
+
+func (s sample) rate() float64 { return float64(len(s.latencies)) / s.seconds }
+
+// quantile returns the latency that the fraction q of exchanges did not exceed.
+func (s sample) quantile(q float64) time.Duration {
+	if len(s.latencies) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s.latencies))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+// run makes the exchanges. One that fails fails the load: a path that loses connections is not measured but mended.
+func (l load) run() (sample, error) {
+	var (
+		work    sync.WaitGroup
+		mu      sync.Mutex // Guards the following.
+		result  sample
+		failure error
+	)
+	start := time.Now()
+	for n := range l.workers {
+		work.Go(func() {
+			var latencies []time.Duration
+			err := l.from.Do(func() (err error) {
+				latencies, err = l.work(l.to[n%len(l.to)], l.total/l.workers)
+				return err
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			result.latencies = append(result.latencies, latencies...)
+			failure = errors.Join(failure, err)
+		})
+	}
+	work.Wait()
+	result.seconds = time.Since(start).Seconds()
+	return result, failure
+}
+
+// work is one worker's part.
+func (l load) work(to netip.AddrPort, count int) ([]time.Duration, error) {
+	latencies := make([]time.Duration, 0, count)
+	if l.keep {
+		c, err := connect(to, patience)
+		if err != nil {
+			return nil, err
+		}
+		defer c.close()
+		for range count {
+			start := time.Now()
+			if err := c.exchange(); err != nil {
+				return nil, fmt.Errorf("request to %s: %w", to, err)
+			}
+			latencies = append(latencies, time.Since(start))
+		}
+		return latencies, nil
+	}
+	for range count {
+		start := time.Now()
+		c, err := connect(to, patience)
+		if err != nil {
+			return nil, err
+		}
+		latencies = append(latencies, time.Since(start))
+		c.close()
+	}
+	return latencies, nil
+}
+
+// A connection is a blocking socket to a server of lab.ServeTCP, over IPv4.
+type connection struct {
+	fd     int
+	server string // Who answered.
+	buffer [512]byte
+}
+
+// connect opens a connection from the calling thread's network and reads the server's greeting: only then is it sure that
+// the server has it, since a proxy accepts before it connects. The timeout is for each of the two steps.
+func connect(to netip.AddrPort, timeout time.Duration) (*connection, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	c := &connection{fd: fd}
+	limit := unix.NsecToTimeval(timeout.Nanoseconds())
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit), // It limits connect too.
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+	)
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+	}
+	n := 0
+	if err == nil {
+		n, err = c.read()
+	}
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	c.server, _, _ = strings.Cut(string(c.buffer[:n]), " ")
+	return c, nil
+}
+
+func (c *connection) close() { _ = unix.Close(c.fd) }
+
+// exchange sends a small request and reads the answer of the same size.
+func (c *connection) exchange() error {
+	request := [64]byte{}
+	if _, err := unix.Write(c.fd, request[:]); err != nil {
+		return err
+	}
+	for got := 0; got < len(request); {
+		n, err := c.read()
+		if err != nil {
+			return err
+		}
+		got += n
+	}
+	return nil
+}
+
+// read reads once and takes the end of the connection for an error: nothing here ends one before its client.
+func (c *connection) read() (int, error) {
+	for {
+		n, err := unix.Read(c.fd, c.buffer[:])
+		switch {
+		case errors.Is(err, unix.EINTR): // The runtime's signals interrupt blocking calls.
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, errors.New("closed by the other side")
+		}
+		return n, nil
+	}
+}

@@ -7,15 +7,15 @@ import (
 )
 
 // loads asks a Service from everywhere at once: from a Pod and the host of each node, and from outside by each node's
-// port; from the Pods also on a connection that stays.
+// port.
 func (s *service) loads() []*load {
 	var loads []*load
 	for i, n := range s.cluster.nodes {
 		client := s.cluster.clients[i]
 		loads = append(loads,
-			loadNew(s.t, "pod "+client.name, client.host, s.url()),
-			loadNew(s.t, "host "+n.Name, n.Host, s.url()),
-			loadNew(s.t, "outside by "+n.Name, s.cluster.outside, s.outsideURL(n)))
+			loadNew(s.t, "pod "+client.name, client.host, s.clusterIP()),
+			loadNew(s.t, "host "+n.Name, n.Host, s.clusterIP()),
+			loadNew(s.t, "outside by "+n.Name, s.cluster.outside, s.nodePortOf(n)))
 	}
 	return loads
 }
@@ -48,7 +48,5 @@ func TestScale(t *testing.T) {
 	s.kubectl("rollout", "restart", "deployment", s.name)
 	s.kubectl("rollout", "status", "deployment", s.name, "--timeout", patience.String())
 	s.spread(loads, s.awaitPods(4))
-	for _, l := range loads {
-		l.stop(t)
-	}
+	stop(t, loads...)
 }

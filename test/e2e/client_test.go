@@ -1,16 +1,17 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,43 +21,54 @@ import (
 // requestTimeout is how long a client of the tests waits for an answer.
 const requestTimeout = 5 * time.Second
 
-// get makes a request from a host, on a connection of its own, and reads its JSON answer into the value, if any.
-func get(ctx context.Context, from *lab.Host, url string, into any) error {
-	client := &http.Client{Transport: &http.Transport{DialContext: from.DialContext, DisableKeepAlives: true}, Timeout: requestTimeout}
-	return getWith(ctx, client, url, into)
+// ask makes a request from a host on a connection of its own.
+func ask(ctx context.Context, from *lab.Host, to netip.AddrPort) (lab.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return from.Ask(ctx, lab.Request{Network: lab.HTTP, To: to})
 }
 
-func getWith(ctx context.Context, client *http.Client, url string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// conversation makes all requests on one connection and never opens a second.
+type conversation struct {
+	conn   net.Conn
+	reader *bufio.Reader
+}
+
+func converse(ctx context.Context, from *lab.Host, to netip.AddrPort) (*conversation, error) {
+	conn, err := from.DialContext(ctx, "tcp", to.String())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	response, err := client.Do(request)
+	return &conversation{conn, bufio.NewReader(conn)}, nil
+}
+
+// ask makes a request and returns the name of the Pod that answered.
+func (c *conversation) ask() (string, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c.conn, "GET / HTTP/1.1\r\nHost: service\r\n\r\n"); err != nil {
+		return "", err
+	}
+	response, err := http.ReadResponse(c.reader, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return fmt.Errorf("get %s: %w", url, err)
+		return "", err
 	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("get %s: %s", url, response.Status)
+	pod, _, found := strings.Cut(string(body), " ")
+	if response.StatusCode != http.StatusOK || !found {
+		return "", fmt.Errorf("%s: %q", response.Status, body)
 	}
-	if into == nil {
-		return nil
-	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("get %s: answer %q: %w", url, body, err)
-	}
-	return nil
+	return pod, nil
 }
 
 // load is a client that asks a Service all the time. Not one request may fail.
 type load struct {
 	name   string
-	kept   bool // All requests on one connection.
-	dials  atomic.Int64
 	cancel context.CancelFunc
 	ended  chan struct{}
 
@@ -70,35 +82,35 @@ type load struct {
 const interval = 20 * time.Millisecond
 
 // loadNew opens a connection for every request.
-func loadNew(t *testing.T, name string, from *lab.Host, url string) *load {
-	return startLoad(t, name+", new connections", from, url, false)
+func loadNew(t *testing.T, name string, from *lab.Host, to netip.AddrPort) *load {
+	return startLoad(t, name+", new connections", func() (string, error) {
+		a, err := ask(context.Background(), from, to) // A request that is under way when the test ends still counts.
+		return a.Server, err
+	})
 }
 
-// loadKept makes all requests on one connection, which must stay.
-func loadKept(t *testing.T, name string, from *lab.Host, url string) *load {
-	return startLoad(t, name+", one connection", from, url, true)
-}
-
-func startLoad(t *testing.T, name string, from *lab.Host, url string, keep bool) *load {
-	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{name: name, kept: keep, cancel: cancel, ended: make(chan struct{}), answers: map[string]int{}}
-	client := &http.Client{
-		Transport: &http.Transport{
-			DisableKeepAlives: !keep,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				l.dials.Add(1)
-				return from.DialContext(ctx, network, address)
-			},
-		},
-		Timeout: requestTimeout,
+// loadKept makes all requests on one connection.
+func loadKept(t *testing.T, name string, from *lab.Host, to netip.AddrPort) *load {
+	t.Helper()
+	c, err := converse(t.Context(), from, to)
+	if err != nil {
+		t.Fatalf("%s: %v; logs are in %s", name, err, theCluster.dir)
 	}
+	t.Cleanup(func() { c.conn.Close() })
+	return startLoad(t, name+", one connection", c.ask)
+}
+
+func startLoad(t *testing.T, name string, ask func() (string, error)) *load {
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{name: name, cancel: cancel, ended: make(chan struct{}), answers: map[string]int{}}
 	go func() {
 		defer close(l.ended)
-		defer client.CloseIdleConnections()
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
-			l.ask(client, url)
+			started := time.Now()
+			pod, err := ask()
+			l.count(pod, err, started)
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -110,26 +122,16 @@ func startLoad(t *testing.T, name string, from *lab.Host, url string, keep bool)
 	return l
 }
 
-// ask makes one request. It does not end with the load: a request that is under way at the end still counts.
-func (l *load) ask(client *http.Client, url string) {
-	var a answer
-	started := time.Now()
-	err := getWith(context.Background(), client, url, &a)
+func (l *load) count(pod string, err error, started time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked++
-	if err != nil {
-		l.failures = append(l.failures, fmt.Sprintf("%s, after %s: %v", started.Format(time.StampMilli), time.Since(started).Round(time.Millisecond), err))
+	if err == nil {
+		l.answers[pod]++
 		return
 	}
-	l.answers[a.Pod]++
-}
-
-// total returns how many requests were made.
-func (l *load) total() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.asked
+	l.failures = append(l.failures, fmt.Sprintf("at %s, after %s: %v",
+		started.Format("15:04:05.000"), time.Since(started).Round(time.Millisecond), err))
 }
 
 // forget starts counting answers anew.
@@ -146,30 +148,51 @@ func (l *load) pods() []string {
 	return slices.Sorted(maps.Keys(l.answers))
 }
 
-// proceed waits until the load has made some more requests.
-func (l *load) proceed(t *testing.T, more int) {
+// progress returns how many requests were made, and an error as soon as one has failed.
+func (l *load) progress() (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.failures); n > 0 {
+		return l.asked, fmt.Errorf("%s: %d of %d requests failed, the first %s", l.name, n, l.asked, l.failures[0])
+	}
+	return l.asked, nil
+}
+
+// proceed waits until the loads have each made some more requests.
+func proceed(t *testing.T, loads ...*load) {
 	t.Helper()
-	want := l.total() + more
-	err := eventually(t.Context(), func() error {
-		if got := l.total(); got < want {
-			return fmt.Errorf("%s: made %d requests, want %d", l.name, got, want)
+	const more = 50
+	want := map[*load]int{}
+	for _, l := range loads {
+		now, _ := l.progress()
+		want[l] = now + more
+	}
+	for l, want := range want {
+		err := eventually(t.Context(), func() error {
+			if now, _ := l.progress(); now < want {
+				return fmt.Errorf("%s: made %d requests, want %d", l.name, now, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%v; logs are in %s", err, theCluster.dir)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
-// stop ends the load and fails the test if a request has failed, or if the one connection was not the only one.
-func (l *load) stop(t *testing.T) {
+// stop ends the loads and fails the test if a request has failed.
+func stop(t *testing.T, loads ...*load) {
 	t.Helper()
-	l.cancel()
-	<-l.ended
-	if n := len(l.failures); n > 0 {
-		t.Errorf("%s: %d of %d requests failed, the first: %s; logs are in %s", l.name, n, l.asked, l.failures[0], theCluster.dir)
+	for _, l := range loads {
+		l.cancel()
 	}
-	if dials := l.dials.Load(); l.kept && dials != 1 {
-		t.Errorf("%s: %d connections, want the first to stay; logs are in %s", l.name, dials, theCluster.dir)
+	for _, l := range loads {
+		<-l.ended
+		if _, err := l.progress(); err != nil {
+			t.Errorf("%v; logs are in %s", err, theCluster.dir)
+		}
 	}
 }
+
+// refused reports whether a connection attempt was turned away, which is not the same as unanswered.
+func refused(err error) bool { return lab.FailureOf(err) == lab.Refused }

@@ -89,7 +89,7 @@ func (c *cluster) startNetwork(context.Context) (err error) {
 		return err
 	}
 	for _, name := range []string{"n1", "n2"} {
-		n, err := c.lab.AddNode(name)
+		n, err := c.lab.AddNode(name, lab.Routed)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ type service struct {
 	cluster  *cluster
 	name     string
 	address  netip.Addr // The IPv4 ClusterIP.
-	nodePort int32      // 0 unless it was exposed with one.
+	nodePort uint16     // 0 unless it was exposed with one.
 }
 
 // deploy creates the Deployment and exposes it on port 80, with further flags for kubectl expose.
@@ -39,18 +39,21 @@ func (s *service) expose(flags ...string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.address, s.nodePort = netip.MustParseAddr(object.Spec.ClusterIP), object.Spec.Ports[0].NodePort
+	s.address, s.nodePort = netip.MustParseAddr(object.Spec.ClusterIP), uint16(object.Spec.Ports[0].NodePort)
 	for _, client := range s.cluster.clients {
-		s.answer(client.host, s.url())
+		s.eventually(func() error {
+			_, err := ask(s.t.Context(), client.host, s.clusterIP())
+			return err
+		})
 	}
 }
 
-// url is where the Service is reached by its ClusterIP.
-func (s *service) url() string { return "http://" + netip.AddrPortFrom(s.address, 80).String() }
+// clusterIP is where the Service is reached from inside.
+func (s *service) clusterIP() netip.AddrPort { return netip.AddrPortFrom(s.address, 80) }
 
-// outsideURL is where it is reached by its NodePort on a node.
-func (s *service) outsideURL(n *lab.Node) string {
-	return "http://" + netip.AddrPortFrom(n.IPv4, uint16(s.nodePort)).String()
+// nodePortOf is where it is reached by its NodePort on a node.
+func (s *service) nodePortOf(n *lab.Node) netip.AddrPort {
+	return netip.AddrPortFrom(n.IPv4, s.nodePort)
 }
 
 // kubectl runs kubectl in namespace default, which must succeed.
@@ -95,30 +98,22 @@ func (s *service) awaitPods(replicas int) []*pod {
 	return pods
 }
 
-// answer asks until an answer comes, and returns it.
-func (s *service) answer(from *lab.Host, url string) answer {
-	s.t.Helper()
-	var a answer
-	s.eventually(func() error { return get(s.t.Context(), from, url, &a) })
-	return a
-}
-
-// answers asks until each of the Pods has answered, and returns their answers by Pod. An answer of any other fails.
-func (s *service) answers(from *lab.Host, url string, pods []*pod) map[string]answer {
+// answers asks until each of the Pods has answered, and returns their answers by Pod.
+func (s *service) answers(from *lab.Host, to netip.AddrPort, pods []*pod) map[string]lab.Answer {
 	s.t.Helper()
 	want := names(pods)
-	got := map[string]answer{}
+	got := map[string]lab.Answer{}
 	s.eventually(func() error {
-		var a answer
-		if err := get(s.t.Context(), from, url, &a); err != nil {
+		a, err := ask(s.t.Context(), from, to)
+		if err != nil {
 			return err
 		}
-		if !slices.Contains(want, a.Pod) {
-			s.t.Fatalf("%s from %s: %q answered, want one of %q; logs are in %s", url, from.Name, a.Pod, want, s.cluster.dir)
+		if !slices.Contains(want, a.Server) {
+			return fmt.Errorf("%s asked %s: %s answered, want one of %q", from.Name, to, a.Server, want)
 		}
-		got[a.Pod] = a
+		got[a.Server] = a
 		if len(got) < len(want) {
-			return fmt.Errorf("%s from %s: only %d of %d pods have answered", url, from.Name, len(got), len(want))
+			return fmt.Errorf("%s asked %s: only %d of %d pods have answered", from.Name, to, len(got), len(want))
 		}
 		return nil
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -58,7 +57,7 @@ func TestDNS(t *testing.T) {
 				s.resolves("headless", hostAddresses(pods), func(ctx context.Context) ([]string, error) {
 					return addresses(r.LookupNetIP(ctx, "ip4", "headless.default.svc.cluster.local."))
 				})
-				s.connects(client.host, r, "http://"+name)
+				s.connects(client.host, r, name)
 			})
 		}
 	}
@@ -82,33 +81,20 @@ func (s *service) resolves(what string, want []string, lookup func(context.Conte
 	})
 }
 
-// connects makes a request by name, as a program in the Pod does.
-func (s *service) connects(from *lab.Host, r *net.Resolver, url string) {
+// connects makes a request by name, as a program in the Pod does, and looks at the source that the Service's Pod sees.
+func (s *service) connects(from *lab.Host, r *net.Resolver, name string) {
 	s.t.Helper()
-	client := &http.Client{
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				name, port, err := net.SplitHostPort(address)
-				if err != nil {
-					return nil, err
-				}
-				found, err := r.LookupNetIP(ctx, "ip4", name)
-				if err != nil {
-					return nil, err
-				}
-				return from.DialContext(ctx, network, net.JoinHostPort(found[0].String(), port))
-			},
-		},
-		Timeout: requestTimeout,
-	}
-	var a answer
-	if err := getWith(s.t.Context(), client, url, &a); err != nil {
-		s.t.Fatalf("%v; logs are in %s", err, s.cluster.dir)
-	}
-	if a.Client.Addr() != from.IPv4 {
-		s.t.Errorf("the pod saw %s, want the client's own address %s", a.Client, from.IPv4)
-	}
+	s.eventually(func() error {
+		found, err := r.LookupNetIP(s.t.Context(), "ip4", name)
+		if err != nil {
+			return err
+		}
+		a, err := ask(s.t.Context(), from, netip.AddrPortFrom(found[0].Unmap(), 80))
+		if err == nil && a.Client.Addr() != from.IPv4 {
+			err = fmt.Errorf("pod %s saw %s, want the client's own address %s", a.Server, a.Client, from.IPv4)
+		}
+		return err
+	})
 }
 
 func addresses(found []netip.Addr, err error) ([]string, error) {

@@ -7,34 +7,24 @@ import (
 )
 
 // undisturbed asks a Service from everywhere, also on connections that stay, while something happens. No request may
-// fail and no connection may be lost. It returns the loads, still running, when each has gone on for a while.
-func (s *service) undisturbed(disturb func()) []*load {
+// fail and no connection may be lost.
+func (s *service) undisturbed(disturb func(goOn func())) {
 	s.t.Helper()
 	loads := s.loads()
 	for i, n := range s.cluster.nodes {
 		client := s.cluster.clients[i]
 		loads = append(loads,
-			loadKept(s.t, "pod "+client.name, client.host, s.url()),
-			loadKept(s.t, "host "+n.Name, n.Host, s.url()))
+			loadKept(s.t, "pod "+client.name, client.host, s.clusterIP()),
+			loadKept(s.t, "host "+n.Name, n.Host, s.clusterIP()))
 	}
 	goOn := func() {
 		s.t.Helper()
-		for _, l := range loads {
-			l.proceed(s.t, 50)
-		}
+		proceed(s.t, loads...)
 	}
 	goOn()
-	disturb()
+	disturb(goOn)
 	goOn()
-	return loads
-}
-
-// end stops loads.
-func end(t *testing.T, loads []*load) {
-	t.Helper()
-	for _, l := range loads {
-		l.stop(t)
-	}
+	stop(s.t, loads...)
 }
 
 // follows waits until a change made now is forwarded on every node.
@@ -42,8 +32,8 @@ func (s *service) follows(replicas int) {
 	s.t.Helper()
 	pods := s.scale(replicas)
 	for i, n := range s.cluster.nodes {
-		s.answers(s.cluster.clients[i].host, s.url(), pods)
-		s.answers(s.cluster.outside, s.outsideURL(n), pods)
+		s.answers(s.cluster.clients[i].host, s.clusterIP(), pods)
+		s.answers(s.cluster.outside, s.nodePortOf(n), pods)
 	}
 }
 
@@ -58,43 +48,39 @@ func (s *service) must(err error) {
 func TestControlPlaneKilled(t *testing.T) {
 	s := deploy(t, "serve-killed", 2, "--type=NodePort")
 	f := s.cluster.fairlead
-	loads := s.undisturbed(func() {
+	s.undisturbed(func(goOn func()) {
 		f.serve.kill()
-		for _, l := range s.loads() {
-			l.proceed(t, 50)
-			l.stop(t)
-		}
+		goOn()
 		s.must(f.startServe())
 		s.follows(3)
 	})
-	end(t, loads)
 }
 
 // TestAPIServerRestarted kills the API server and starts it again.
 func TestAPIServerRestarted(t *testing.T) {
 	s := deploy(t, "api-restarted", 2, "--type=NodePort")
 	kube := s.cluster.kube
-	loads := s.undisturbed(func() {
+	s.undisturbed(func(goOn func()) {
 		kube.apiServer.kill()
+		goOn()
 		s.must(kube.startAPIServer())
 		s.must(kube.ready(t.Context()))
 		s.follows(3)
 	})
-	end(t, loads)
 }
 
 // TestAgentKilled kills each node's agent and starts it again.
 func TestAgentKilled(t *testing.T) {
 	s := deploy(t, "agent-killed", 2, "--type=NodePort")
 	f := s.cluster.fairlead
-	loads := s.undisturbed(func() {
+	s.undisturbed(func(goOn func()) {
 		for _, n := range s.cluster.nodes {
 			f.agents[n.Name].kill()
+			goOn()
 			s.must(f.startAgent(n))
 		}
 		s.follows(3)
 	})
-	end(t, loads)
 }
 
 // TestNodeAlone kills the control plane and both agents: the nodes forward on. A node whose agent and Envoy then start
@@ -103,17 +89,17 @@ func TestNodeAlone(t *testing.T) {
 	s := deploy(t, "alone", 2, "--type=NodePort")
 	f := s.cluster.fairlead
 	n := s.cluster.nodes[0]
-	loads := s.undisturbed(func() {
+	s.undisturbed(func(goOn func()) {
 		f.serve.kill()
 		for _, n := range s.cluster.nodes {
 			f.agents[n.Name].kill()
 		}
+		goOn()
 	})
-	end(t, loads)
 
 	f.proxies[n.Name].kill()
 	s.must(errors.Join(f.startAgent(n), f.startProxy(n)))
-	s.answers(s.cluster.clients[0].host, s.url(), s.awaitPods(2))
+	s.answers(s.cluster.clients[0].host, s.clusterIP(), s.awaitPods(2))
 
 	s.must(errors.Join(f.startServe(), f.startAgent(s.cluster.nodes[1])))
 	s.follows(3)
@@ -126,19 +112,20 @@ func TestEnvoyKilled(t *testing.T) {
 	f := s.cluster.fairlead
 	n, other := s.cluster.nodes[0], s.cluster.nodes[1]
 	loads := []*load{
-		loadNew(t, "pod of the other node", s.cluster.clients[1].host, s.url()),
-		loadKept(t, "pod of the other node", s.cluster.clients[1].host, s.url()),
-		loadNew(t, "outside by the other node", s.cluster.outside, s.outsideURL(other)),
+		loadNew(t, "pod of the other node", s.cluster.clients[1].host, s.clusterIP()),
+		loadKept(t, "pod of the other node", s.cluster.clients[1].host, s.clusterIP()),
+		loadNew(t, "outside by the other node", s.cluster.outside, s.nodePortOf(other)),
 	}
 	f.proxies[n.Name].kill()
 	killed := time.Now()
 	s.must(f.startProxy(n))
-	s.answer(s.cluster.clients[0].host, s.url())
+	s.eventually(func() error {
+		_, err := ask(t.Context(), s.cluster.clients[0].host, s.clusterIP())
+		return err
+	})
 	t.Logf("node %s forwards %s after its Envoy was killed", n.Name, time.Since(killed).Round(time.Millisecond))
-	s.answers(s.cluster.outside, s.outsideURL(n), s.awaitPods(2))
-	for _, l := range loads {
-		l.proceed(t, 50)
-		l.stop(t)
-	}
+	s.answers(s.cluster.outside, s.nodePortOf(n), s.awaitPods(2))
+	proceed(t, loads...)
+	stop(t, loads...)
 	s.follows(3)
 }

@@ -2,17 +2,14 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +20,7 @@ import (
 
 // Images that the kubelets can run.
 const (
-	imageEcho    = "echo"    // Answers HTTP and UDP on the ports that the container declares.
+	imageEcho    = "echo"    // Answers HTTP on the ports that the container declares.
 	imageClient  = "client"  // Does nothing: tests dial from it.
 	imageCoreDNS = "coredns" // The real one, as a process.
 )
@@ -39,22 +36,16 @@ type pod struct {
 	host *lab.Host
 
 	lastAsked   atomic.Int64 // Unix nanoseconds of the last request.
-	asked       atomic.Int64 // Requests and datagrams so far.
+	asked       atomic.Int64 // Requests so far.
 	terminating atomic.Bool
 
 	closers []func() error // What end closes, last first. Not changed after startPod.
 }
 
-// answer is what an echo pod says about a request.
-type answer struct {
-	Pod    string         `json:"pod"`
-	Client netip.AddrPort `json:"client"` // As the pod sees it.
-}
-
 // startPod makes a Pod's network namespace and starts what its image names.
 func (c *cluster) startPod(ctx context.Context, node *lab.Node, object *corev1.Pod) (_ *pod, err error) {
 	p := &pod{key: object.Namespace + "/" + object.Name, name: object.Name, node: node}
-	if p.host, err = node.AddPod(object.Name, lab.PodOptions{}); err != nil {
+	if p.host, err = node.AddPod(object.Name, 0); err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, p.host.Delete)
@@ -99,68 +90,29 @@ func (p *pod) drained(ctx context.Context, grace time.Duration) {
 	})
 }
 
-func (p *pod) count() {
-	p.asked.Add(1)
-	p.lastAsked.Store(time.Now().UnixNano())
-}
-
-// echo serves on every port, in both families.
+// echo answers HTTP on every port that the container declares, in both families, and keeps count. The answer is the
+// line that lab.Host.Ask reads.
 func (p *pod) echo(ports []corev1.ContainerPort) error {
-	for _, port := range ports {
-		address := ":" + strconv.Itoa(int(port.ContainerPort))
-		var err error
-		if port.Protocol == corev1.ProtocolUDP {
-			err = p.echoUDP(address)
-		} else {
-			err = p.echoHTTP(address)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.asked.Add(1)
+		p.lastAsked.Store(time.Now().UnixNano())
+		client, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
 		}
+		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+		fmt.Fprintln(w, lab.Answer{Server: p.name, Client: client})
+	})
+	for _, port := range ports {
+		listener, err := p.host.Listen("tcp", fmt.Sprintf(":%d", port.ContainerPort))
 		if err != nil {
 			return err
 		}
+		server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+		p.closers = append(p.closers, server.Close)
+		go server.Serve(listener) // Until Close.
 	}
-	return nil
-}
-
-func (p *pod) echoHTTP(address string) error {
-	listener, err := p.host.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			p.count()
-			client, _ := netip.ParseAddrPort(r.RemoteAddr) // The zero value shows in the answer.
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(answer{Pod: p.name, Client: unmap(client)}) // A client that has gone misses it.
-		}),
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-	}
-	go server.Serve(listener) // Until Close.
-	p.closers = append(p.closers, server.Close)
-	return nil
-}
-
-// echoUDP answers a datagram with the datagram, then the pod's name.
-func (p *pod) echoUDP(address string) error {
-	conn, err := p.host.ListenPacket("udp", address)
-	if err != nil {
-		return err
-	}
-	go func() {
-		buffer := make([]byte, 64<<10)
-		for {
-			n, client, err := conn.ReadFrom(buffer)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil {
-				continue // Some earlier answer was refused.
-			}
-			p.count()
-			_, _ = conn.WriteTo(append(buffer[:n:n], p.name...), client) // UDP promises nothing.
-		}
-	}()
-	p.closers = append(p.closers, conn.Close)
 	return nil
 }
 
@@ -184,15 +136,28 @@ func (p *pod) coreDNS(ctx context.Context, c *cluster) error {
 		return err
 	}
 	p.closers = append(p.closers, func() error { server.kill(); return nil })
-	probe := "http://" + netip.AddrPortFrom(p.host.IPv4, 8181).String() + "/ready"
 	return eventually(ctx, func() error {
 		if err := server.ended(); err != nil {
 			return err
 		}
-		return get(ctx, p.host, probe, nil)
+		return p.probe(ctx)
 	})
 }
 
-func unmap(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+// probe asks CoreDNS whether it is ready, as its Pod's readiness probe does.
+func (p *pod) probe(ctx context.Context) error {
+	client := &http.Client{Transport: &http.Transport{DialContext: p.host.DialContext, DisableKeepAlives: true}, Timeout: requestTimeout}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(p.host.IPv4, 8181).String()+"/ready", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", response.Status)
+	}
+	return nil
 }

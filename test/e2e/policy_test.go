@@ -19,7 +19,7 @@ func TestNetworkPolicy(t *testing.T) {
 			guard := s.guard(server, allowed)
 			for _, client := range s.cluster.clients {
 				before, dropped := server.asked.Load(), guard.dropped()
-				err := get(t.Context(), client.host, s.url(), nil)
+				_, err := ask(t.Context(), client.host, s.clusterIP())
 				if client == allowed {
 					if err != nil {
 						t.Errorf("%s, which the policy allows: %v", client.name, err)
@@ -48,7 +48,7 @@ func (s *service) guard(server, allowed *pod) guard {
 	s.t.Helper()
 	g := guard{s, server}
 	g.nft(fmt.Sprintf(`
-		table ip policy {
+		table ip guard {
 			counter dropped {}
 			chain forward {
 				type filter hook forward priority filter
@@ -56,13 +56,13 @@ func (s *service) guard(server, allowed *pod) guard {
 				oifname %q ip saddr != %s counter name dropped drop
 			}
 		}`, server.host.Port(), allowed.host.IPv4), "-f", "-")
-	s.t.Cleanup(func() { g.nft("", "delete", "table", "ip", "policy") })
+	s.t.Cleanup(func() { g.nft("", "delete", "table", "ip", "guard") })
 	return g
 }
 
 // dropped returns what nft says about the packets that the rule has dropped.
 func (g guard) dropped() string {
-	return g.nft("", "list", "counter", "ip", "policy", "dropped")
+	return g.nft("", "list", "counter", "ip", "guard", "dropped")
 }
 
 func (g guard) nft(input string, args ...string) string {

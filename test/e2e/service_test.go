@@ -25,7 +25,7 @@ func TestReach(t *testing.T) {
 	pods := s.awaitPods(4)
 	for _, client := range s.cluster.clients {
 		t.Run("from a pod on "+client.node.Name, func(t *testing.T) {
-			for pod, a := range s.in(t).answers(client.host, s.url(), pods) {
+			for pod, a := range s.in(t).answers(client.host, s.clusterIP(), pods) {
 				if a.Client.Addr() != client.host.IPv4 {
 					t.Errorf("%s saw %s, want the client's own address %s", pod, a.Client, client.host.IPv4)
 				}
@@ -33,35 +33,30 @@ func TestReach(t *testing.T) {
 		})
 	}
 	for _, n := range s.cluster.nodes {
-		t.Run("from host "+n.Name, func(t *testing.T) { s.in(t).answers(n.Host, s.url(), pods) })
+		t.Run("from host "+n.Name, func(t *testing.T) { s.in(t).answers(n.Host, s.clusterIP(), pods) })
 		t.Run("from outside by a node port of "+n.Name, func(t *testing.T) {
-			s.in(t).answers(s.cluster.outside, s.outsideURL(n), pods)
+			s.in(t).answers(s.cluster.outside, s.nodePortOf(n), pods)
 		})
 	}
 	t.Run("from the pod itself", func(t *testing.T) {
 		// Among four Pods the one that asks is one that answers.
-		s.in(t).answers(pods[0].host, s.url(), pods)
+		s.in(t).answers(pods[0].host, s.clusterIP(), pods)
 	})
 	t.Run("from the only pod itself", func(t *testing.T) {
 		only := s.in(t).scale(1)
-		s.in(t).answers(only[0].host, s.url(), only)
+		s.in(t).answers(only[0].host, s.clusterIP(), only)
 	})
-	t.Run("without pods it is refused", func(t *testing.T) { s.in(t).refused() })
+	t.Run("without pods it is refused", func(t *testing.T) { s.in(t).refuses() })
 }
 
-// refused scales to nothing and waits until a connection is refused, which is not the same as unanswered.
-func (s *service) refused() {
+// refuses scales to nothing and waits until connections are refused at once.
+func (s *service) refuses() {
 	s.t.Helper()
 	s.scale(0)
 	for _, from := range []*lab.Host{s.cluster.clients[0].host, s.cluster.nodes[0].Host} {
 		s.eventually(func() error {
-			conn, err := from.DialContext(s.t.Context(), "tcp", netip.AddrPortFrom(s.address, 80).String())
-			if err == nil {
-				conn.Close()
-				return fmt.Errorf("a connection from %s was accepted", from.Name)
-			}
-			if !strings.Contains(err.Error(), "connection refused") {
-				return fmt.Errorf("from %s: %w, want it refused", from.Name, err)
+			if _, err := ask(s.t.Context(), from, s.clusterIP()); !refused(err) {
+				return fmt.Errorf("%s asked %s: %v, want it refused", from.Name, s.clusterIP(), err)
 			}
 			return nil
 		})
@@ -83,7 +78,7 @@ func TestDualStack(t *testing.T) {
 	for _, ip := range object.Spec.ClusterIPs {
 		address := netip.MustParseAddr(ip)
 		for _, client := range s.cluster.clients {
-			for pod, a := range s.answers(client.host, "http://"+netip.AddrPortFrom(address, 80).String(), pods) {
+			for pod, a := range s.answers(client.host, netip.AddrPortFrom(address, 80), pods) {
 				want := client.host.IPv4
 				if address.Is6() {
 					want = client.host.IPv6
@@ -99,24 +94,24 @@ func TestDualStack(t *testing.T) {
 // TestRecreate deletes a Service and makes it again: the new address leads to its Pods, and the old one nowhere.
 func TestRecreate(t *testing.T) {
 	s := deploy(t, "recreate", 2)
-	old := s.url()
+	old := s.clusterIP()
 	s.kubectl("delete", "service", s.name)
 	for _, client := range s.cluster.clients {
 		s.eventually(func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			if get(ctx, client.host, old, nil) == nil {
-				return fmt.Errorf("the deleted service still answers %s", client.host.Name)
+			if a, err := ask(ctx, client.host, old); err == nil {
+				return fmt.Errorf("%s asked %s of the deleted service: %s answered", client.name, old, a.Server)
 			}
 			return nil
 		})
 	}
 	s.expose()
-	if s.url() == old {
+	if s.clusterIP() == old {
 		t.Fatalf("the new service got the old address %s", old)
 	}
 	for _, client := range s.cluster.clients {
-		s.answers(client.host, s.url(), s.awaitPods(2))
+		s.answers(client.host, s.clusterIP(), s.awaitPods(2))
 	}
 }
 
@@ -155,7 +150,7 @@ func TestEndpointsAgree(t *testing.T) {
 		return nil
 	})
 	for _, client := range s.cluster.clients {
-		s.answers(client.host, s.url(), pods)
+		s.answers(client.host, s.clusterIP(), pods)
 	}
 }
 

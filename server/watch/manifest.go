@@ -169,7 +169,7 @@ func (r *manifestReader) readObject(where string, content []byte) {
 		Items []json.RawMessage `json:"items"`
 	}
 	if err := utiljson.Unmarshal(content, &head); err != nil {
-		r.problem(where, model.InvalidObject, fmt.Errorf("not a Kubernetes object: %w", err))
+		r.problem(where, model.InvalidObject, fmt.Errorf("not a Kubernetes object: %w; correct the document, or remove it", err))
 		return
 	}
 	switch head.APIVersion + " " + head.Kind {
@@ -209,7 +209,7 @@ type manifest interface {
 // decode reads an object of a known kind and keeps it, unless there is one with its name.
 func (r *manifestReader) decode(where string, content []byte, kind model.ObjectKind, o manifest) {
 	if err := utiljson.Unmarshal(content, o); err != nil {
-		r.problem(where, model.InvalidObject, fmt.Errorf("not a %s: %w", kind, err))
+		r.problem(where, model.InvalidObject, fmt.Errorf("not a %s: %w; correct the field", kind, err))
 		return
 	}
 	if o.GetName() == "" {

@@ -57,21 +57,21 @@ func (r *report) list() []model.Problem {
 	})
 }
 
-// label notes if a name is not one that Kubernetes gives to a field: at most 63 lower-case letters, digits and dashes.
+// label notes if a name is not one that Kubernetes gives to Services, namespaces and ports.
 func (r *report) label(field, name string) bool {
-	return r.name(field, name, validation.IsDNS1123Label(name))
+	return r.name(field, name, "at most 63 small letters, digits and dashes, with a letter or digit at both ends", validation.IsDNS1123Label)
 }
 
-// subdomain notes if a name is not one that Kubernetes gives to most objects: labels joined by dots, at most 253 bytes.
+// subdomain notes if a name is not one that Kubernetes gives to most objects.
 func (r *report) subdomain(field, name string) bool {
-	return r.name(field, name, validation.IsDNS1123Subdomain(name))
+	return r.name(field, name, "at most 253 small letters, digits, dashes and dots, with a letter or digit at both ends of each part", validation.IsDNS1123Subdomain)
 }
 
-func (r *report) name(field, name string, faults []string) bool {
-	if len(faults) == 0 {
+func (r *report) name(field, name, rule string, faults func(string) []string) bool {
+	if len(faults(name)) == 0 {
 		return true
 	}
-	r.add(model.InvalidName, "%s: %s (%d bytes) is not a name that Kubernetes accepts: %s; rename it", field, quote(name), len(name), faults[0])
+	r.add(model.InvalidName, "%s: %s (%d bytes) is not a name that Kubernetes accepts; rename it, to %s", field, quote(name), len(name), rule)
 	return false
 }
 

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,15 +22,16 @@ const (
 	// writer is done. A file that is renamed into place is complete and read at once.
 	quiet = 10 * time.Millisecond
 
-	// rescanInterval is how often all files are looked at in case a change was not notified: the target of a symbolic
-	// link, a file of a network file system, a folder that was replaced.
-	rescanInterval = 10 * time.Second
+	// defaultRescanInterval is how often all files are looked at in case a change was not notified: the target of a
+	// symbolic link, a file of a network file system, a folder that was replaced.
+	defaultRescanInterval = 10 * time.Second
 )
 
 // DirectoryConfig configures the source directory.
 type DirectoryConfig struct {
-	Paths            []string // Folders of manifests, or manifests.
-	ServiceProxyName string   // As in KubernetesConfig.
+	Paths            []string      // Folders of manifests, or manifests.
+	ServiceProxyName string        // As in KubernetesConfig.
+	RescanInterval   time.Duration // How often to look for changes that were not notified; 0 means 10 s.
 	Log              *slog.Logger
 }
 
@@ -95,9 +97,10 @@ func (d *Directory) watch() error {
 
 // follow handles changes until the context ends.
 func (d *Directory) follow(ctx context.Context) {
-	rescan := time.NewTicker(rescanInterval)
+	interval := cmp.Or(d.cfg.RescanInterval, defaultRescanInterval)
+	rescan := time.NewTicker(interval)
 	defer rescan.Stop()
-	settle := time.NewTimer(rescanInterval)
+	settle := time.NewTimer(interval)
 	defer settle.Stop()
 	for {
 		select {

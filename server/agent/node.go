@@ -27,6 +27,7 @@ type node struct {
 	frontends map[string]*frontendpb.Frontend
 	changed   map[string]bool // Frontends that the kernel's table has not been told of.
 	heard     map[string]bool // Types of which anything has been heard.
+	told      bool            // The kernel's table has been told of all frontends once.
 	bound     map[string][]netip.Prefix
 	bridged   bridged
 }
@@ -98,8 +99,9 @@ func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
 	}
 }
 
-// complete reports whether enough has been heard to make the kernel's table: a part would refuse the rest.
-func (n *node) complete() bool { return n.heard[envoy.FrontendType] }
+// complete reports whether the kernel's table knows the frontends. One that does not would lead traffic nowhere, while that
+// of an earlier agent may still be in place.
+func (n *node) complete() bool { return n.told }
 
 // listeners adds Envoy's listeners that are not there yet or are to be different to units, and those that are not needed any
 // more to breaking. They are made here rather than by the control plane because they depend on which sources are pods.
@@ -146,6 +148,7 @@ func (n *node) apply(table *kernel.Table) {
 		table.SetFrontend(name, n.frontends[name])
 	}
 	clear(n.changed)
+	n.told = n.told || n.heard[envoy.FrontendType]
 }
 
 // kernelNode returns what the kernel's table needs to know of the node.

@@ -30,6 +30,10 @@ func NewClient(kubeconfig string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server (give --kubeconfig, or run in a pod): %w", err)
 	}
+	return newClient(config)
+}
+
+func newClient(config *rest.Config) (kubernetes.Interface, error) {
 	// Decoding a slice from protobuf takes a quarter of the time that JSON takes.
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON

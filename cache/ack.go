@@ -14,6 +14,7 @@ const maxDetail = 2048
 type verdict struct {
 	acked, nacked bool
 	detail        string
+	since         uint64 // The first publish that what was acknowledged had something of.
 	applied       uint64
 }
 
@@ -21,7 +22,7 @@ type verdict struct {
 func (v verdict) report(o Observer, node, typeURL string) {
 	switch {
 	case v.acked:
-		o.Acked(node, typeURL, v.applied)
+		o.Acked(node, typeURL, v.since, v.applied)
 	case v.nacked:
 		o.Nacked(node, typeURL, v.detail)
 	}
@@ -43,7 +44,7 @@ func (t *subscription) acknowledge(nonce string, detail *statuspb.Status) verdic
 	t.inFlight = slices.Delete(t.inFlight, 0, i+1) // Clients answer in order.
 	if detail == nil {
 		t.accept(r)
-		return verdict{acked: true}
+		return verdict{acked: true, since: r.since}
 	}
 	t.nack = excerpt(detail.GetMessage())
 	if t.rejected == nil {

@@ -36,9 +36,9 @@ type Update struct {
 // Observer is told what clients make of responses. Its methods are called without a lock held, on the goroutine of the
 // stream: they may call the cache, but what they do delays that client's next response.
 type Observer interface {
-	// Acked says that the node's client has acknowledged a response, and that this stream now has everything of the type
-	// up to publish seq.
-	Acked(node, typeURL string, seq uint64)
+	// Acked says that the node's client has acknowledged a response, with something of the publishes from since on, and
+	// that this stream now has everything of the type up to publish seq. Since is 1 for what a client gets first.
+	Acked(node, typeURL string, since, seq uint64)
 	// Nacked says that the node's client has rejected a response, and why, in its own words.
 	Nacked(node, typeURL, detail string)
 }

@@ -66,10 +66,10 @@ func (r *receipts) publish(update cache.Update, receipt *receipt) {
 }
 
 // Acked notes what a node's agent has acknowledged.
-func (r *receipts) Acked(node, typeURL string, seq uint64) {
+func (r *receipts) Acked(node, typeURL string, since, seq uint64) {
 	now := time.Now()
 	r.metrics.responded(typeURL, "ack")
-	for _, receipt := range r.acknowledge(ack{node: node, since: seq, seq: seq, done: r.applied(node), at: now}) {
+	for _, receipt := range r.acknowledge(ack{node: node, since: since, seq: seq, done: r.applied(node), at: now}) {
 		receipt.acked(r.tracer, node, now)
 		r.metrics.programmed(receipt, now)
 	}

@@ -274,7 +274,7 @@ func (o *owner) join(ctx context.Context, r *proxy.Request) {
 type ackObserver struct{ *owner }
 
 // Acked implements cache.Observer.
-func (o ackObserver) Acked(string, string, uint64) { o.wake() }
+func (o ackObserver) Acked(_, _ string, _, _ uint64) { o.wake() }
 
 // Nacked implements cache.Observer.
 func (o ackObserver) Nacked(node, typeURL, detail string) {

@@ -37,7 +37,7 @@ type replica struct {
 }
 
 // Acked is a part of cache.Observer.
-func (r *replica) Acked(string, string, uint64) {}
+func (r *replica) Acked(_, _ string, _, _ uint64) {}
 
 // Nacked is a part of cache.Observer.
 func (r *replica) Nacked(_, _, detail string) { r.refused <- detail }

@@ -35,7 +35,7 @@ func (b *bench) change(l *lab.Lab, dir string) ([]table, error) {
 		return nil, err
 	}
 	defer f.Stop()
-	if err := untilAll(f, c.clients, services); err != nil {
+	if err := ready(f, c.nodes); err != nil {
 		return nil, err
 	}
 	var first, last sample

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -111,12 +112,13 @@ func (b *bench) start(l *lab.Lab, dir string, nodes []*lab.Node, services []serv
 // manifests returns the folder of the manifests within that of a measurement.
 func manifests(dir string) string { return filepath.Join(dir, "manifests") }
 
-// untilAll waits until every Service answers every client.
-func untilAll(f *fleet.Fleet, clients []*lab.Host, services []service) error {
-	deadline := time.Now().Add(time.Minute)
-	for _, s := range services {
-		if _, err := untilAnsweredBy(clients, s.frontend(), "", deadline); err != nil {
-			return errors.Join(err, f.Check())
+// ready waits until every node forwards all that the control plane serves.
+func ready(f *fleet.Fleet, nodes []*lab.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, n := range nodes {
+		if _, err := f.Await(ctx, n.Name, fleet.Ready); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -73,7 +73,7 @@ func (b *bench) dataPath(l *lab.Lab, dir string) ([]table, error) {
 		return nil, err
 	}
 	defer f.Stop()
-	if err := untilAll(f, served.clients[:1], []service{web}); err != nil {
+	if err := ready(f, served.nodes); err != nil {
 		return nil, err
 	}
 	paths := []*path{

@@ -40,12 +40,13 @@ test: setup ## Every test but e2e: units, scenarios, protocol, and packets throu
 	$(with_envoy) go test -count=1 ./test/node/... ./test/arch/...
 
 .PHONY: e2e
-e2e: setup build ## Against a real Kubernetes control plane and CoreDNS, built from their modules on the first run
-	@echo 'not yet'
+e2e: setup ## Against a real Kubernetes control plane and CoreDNS, built from their modules on the first run
+	go -C test/e2e run ./build
+	$(with_envoy) go -C test/e2e test -count=1 -timeout=20m ./...
 
 .PHONY: bench
 bench: setup build ## Data path, change latency and scale, beside their peers in one run
-	@echo 'not yet'
+	@$(with_envoy) go run ./test/bench -fairlead bin/fairlead $(BENCH_FLAGS)
 
 .PHONY: check
 check: ## Formatting, vet, staticcheck, architecture, tidy modules, generated code

@@ -150,7 +150,11 @@ func (g *generations) candidate() generation.ID {
 // promote makes a new Envoy the current one as soon as it has its resources and takes connections of every class.
 func (g *generations) promote(applied applied) {
 	id := g.candidate()
-	if id == 0 || !g.has(id, 1, applied) || !takesConnections(id) {
+	if id == 0 || !g.has(id, 1, applied) {
+		return
+	}
+	if err := takesConnections(id); err != nil {
+		g.log.Debug("a new Envoy does not take connections yet", "generation", id, "error", err)
 		return
 	}
 	g.makeCurrent(id)
@@ -175,17 +179,17 @@ func (g *generations) retry(applied applied) <-chan time.Time {
 }
 
 // takesConnections dials the listener of every class on the way that Service traffic takes.
-func takesConnections(id generation.ID) bool {
+func takesConnections(id generation.ID) error {
 	for _, class := range generation.Classes {
 		for _, probe := range generation.ProbeAddresses(id, class) {
 			conn, err := net.DialTimeout("tcp", probe.String(), warmth)
 			if err != nil {
-				return false
+				return fmt.Errorf("class %s: %w", generation.ClassName(class), err)
 			}
 			conn.Close()
 		}
 	}
-	return true
+	return nil
 }
 
 // kernel returns what the kernel's table needs to know.

@@ -28,15 +28,18 @@ type node struct {
 	changed   map[string]bool // Frontends that the kernel's table has not been told of.
 	heard     map[string]bool // Types of which anything has been heard.
 	told      bool            // The kernel's table has been told of all frontends once.
-	bound     map[string][]netip.Prefix
+	bound     map[string]bool // UDP frontends that have a listener.
+	shaped    shape           // What the listeners were made for.
+	moved     bool            // The node's addresses or pods may be others than when the listeners were made.
+	aliases   aliases
 	bridged   bridged
 }
 
 func newNode(config Config, log *slog.Logger) *node {
 	return &node{
 		config: config, log: log,
-		frontends: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, heard: map[string]bool{},
-		bound: map[string][]netip.Prefix{}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
+		moved: true, frontends: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, heard: map[string]bool{},
+		bound: map[string]bool{}, aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
 	}
 }
 
@@ -71,7 +74,7 @@ func (n *node) set(typeURL string, r upstream.Resource, units map[string]cache.U
 			return
 		}
 		if r.Name == n.config.Node && !proto.Equal(self, n.self) {
-			n.self = self
+			n.self, n.moved = self, true
 		}
 	default:
 		if typeURL == envoy.AssignmentType {
@@ -103,30 +106,39 @@ func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
 // of an earlier agent may still be in place.
 func (n *node) complete() bool { return n.told }
 
+// shape is what, beside its frontend, a listener is made from.
+type shape struct {
+	pods    []netip.Prefix
+	aliases []envoy.Alias
+}
+
 // listeners adds Envoy's listeners that are not there yet or are to be different to units, and those that are not needed any
-// more to breaking. They are made here rather than by the control plane because they depend on which sources are pods.
+// more to breaking. They are made here rather than by the control plane because they depend on the node: on which sources are
+// pods there, and which addresses are its own.
 func (n *node) listeners(units, breaking map[string]cache.Unit) {
-	if len(n.bound) == 0 {
+	if len(n.changed) == 0 && !n.moved {
+		return
+	}
+	n.moved = false
+	now := shape{n.pods(), n.aliases.find(n.frontends)}
+	same := n.shaped.aliases != nil && slices.Equal(now.pods, n.shaped.pods) && slices.Equal(now.aliases, n.shaped.aliases)
+	n.shaped = now
+	if !same {
 		for _, class := range envoy.Classes {
-			for _, l := range envoy.CatchAll(class) {
+			for _, l := range envoy.CatchAll(class, now.aliases) {
 				n.addListener(l.GetName(), l, units)
 			}
 		}
-		n.bound[""] = nil
 	}
-	pods := n.pods()
 	for name, f := range n.frontends {
-		if f.GetProtocol() != string(model.UDP) {
-			continue
-		}
-		if of, ok := n.bound[name]; !ok || n.changed[name] || !slices.Equal(of, pods) {
-			l := envoy.UDPListener(f, pods)
+		if f.GetProtocol() == string(model.UDP) && (!same || !n.bound[name] || n.changed[name]) {
+			l := envoy.UDPListener(f, now.pods, now.aliases)
 			n.addListener(l.GetName(), l, units)
-			n.bound[name] = pods
+			n.bound[name] = true
 		}
 	}
 	for name := range n.bound {
-		if _, ok := n.frontends[name]; !ok && name != "" {
+		if _, ok := n.frontends[name]; !ok {
 			breaking[unitID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
 			delete(n.bound, name)
 		}
@@ -153,7 +165,7 @@ func (n *node) apply(table *kernel.Table) {
 
 // kernelNode returns what the kernel's table needs to know of the node.
 func (n *node) kernelNode() kernel.Node {
-	return kernel.Node{Addresses: n.nodePortAddresses(), Pods: n.pods()}
+	return kernel.Node{Addresses: n.nodePortAddresses(), Pods: n.pods(), Aliases: n.shaped.aliases}
 }
 
 // pods returns the sources that count as pods.
@@ -205,12 +217,41 @@ func localAddresses(prefixes []netip.Prefix) []netip.Addr {
 	var found []netip.Addr
 	for _, a := range assigned {
 		p, err := netip.ParsePrefix(a.String())
-		if err != nil || p.Addr().IsLoopback() {
+		if err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
 		if slices.ContainsFunc(prefixes, func(in netip.Prefix) bool { return in.Contains(p.Addr()) }) {
 			found = append(found, p.Addr())
 		}
 	}
+	return found
+}
+
+// everything holds every address.
+var everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// aliases numbers the node's own addresses that are frontends' addresses, too. A number is kept: connections go on.
+type aliases struct{ numbers map[netip.Addr]int }
+
+// find returns the aliases that frontends need, in order of their numbers. It is never nil.
+func (a *aliases) find(frontends map[string]*frontendpb.Frontend) []envoy.Alias {
+	found := []envoy.Alias{}
+	local := localAddresses(everything)
+	for _, f := range frontends {
+		ip, ok := netip.AddrFromSlice(f.GetAddress())
+		if !ok || !slices.Contains(local, ip) {
+			continue
+		}
+		if a.numbers[ip] == 0 {
+			if len(a.numbers) == envoy.MaxAliases {
+				continue
+			}
+			a.numbers[ip] = len(a.numbers) + 1
+		}
+		if alias := envoy.NewAlias(ip, a.numbers[ip]); !slices.Contains(found, alias) {
+			found = append(found, alias)
+		}
+	}
+	slices.SortFunc(found, func(x, y envoy.Alias) int { return x.Alias.Compare(y.Alias) })
 	return found
 }

@@ -111,10 +111,21 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-inspect.C:
-			o.generations.inspect()
-			o.generations.repair()
+			o.inspect()
 		}
 		o.proceed(ctx)
+	}
+}
+
+// inspect puts right what nothing tells of.
+func (o *owner) inspect() {
+	o.generations.inspect()
+	o.generations.repair()
+	o.node.moved = true // An address may have come or gone.
+	units := map[string]cache.Unit{}
+	o.node.listeners(units, units)
+	if len(units) > 0 {
+		o.cache.Publish(cache.Update{Units: units})
 	}
 }
 

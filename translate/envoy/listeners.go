@@ -30,6 +30,10 @@ var (
 	// another namespace, so a NodePort's destination is rewritten to them on the way in.
 	NodePortAlias4 = netip.MustParseAddr("169.254.64.1")
 	NodePortAlias6 = netip.MustParseAddr("fd00:fa1::1")
+	// aliases4 and aliases6 hold what stands for other frontends at an address of the node, such as a load balancer's that
+	// the node itself has.
+	aliases4 = netip.MustParsePrefix("169.254.67.0/24")
+	aliases6 = netip.MustParsePrefix("fd00:fa1:3::/120")
 	// Masquerade4 and Masquerade6 hold the sources that datagrams of class masq arrive with.
 	Masquerade4 = netip.MustParsePrefix("169.254.65.0/24")
 	Masquerade6 = netip.MustParsePrefix("fd00:fa1:1::/64")
@@ -53,10 +57,28 @@ func ListenerPort(class frontendpb.Class) uint16 { return 15000 + uint16(class) 
 // Classes are the classes of connections, in order.
 var Classes = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ, frontendpb.Class_EXTERNAL}
 
+// Alias stands for an address of the node inside the proxy's namespace.
+type Alias struct{ Address, Alias netip.Addr }
+
+// MaxAliases is how many addresses of a node can have an alias.
+const MaxAliases = 254
+
+// NewAlias returns the alias with a number, from 1 to MaxAliases, for an address.
+func NewAlias(address netip.Addr, number int) Alias {
+	prefix := aliases4
+	if address.Is6() {
+		prefix = aliases6
+	}
+	raw := prefix.Addr().AsSlice()
+	raw[len(raw)-1] = byte(number)
+	alias, _ := netip.AddrFromSlice(raw)
+	return Alias{address, alias}
+}
+
 // CatchAll returns the listeners, one of each family, that take every TCP connection of a class. The cluster is found by the
 // address that the client dialled, so that a new Service needs no new listener: ten thousand clusters load in seconds,
 // ten thousand listeners in minutes.
-func CatchAll(class frontendpb.Class) []*listenerpb.Listener {
+func CatchAll(class frontendpb.Class, aliases []Alias) []*listenerpb.Listener {
 	prefix := ""
 	if class == frontendpb.Class_EXTERNAL {
 		prefix = externalLocal
@@ -75,16 +97,16 @@ func CatchAll(class frontendpb.Class) []*listenerpb.Listener {
 			Address:     address(family.any, ListenerPort(class), corepb.SocketAddress_TCP),
 			Transparent: wrapperspb.Bool(true),
 			// A listener bound to any address reads the dialled address of each connection from its socket.
-			FilterChains: []*listenerpb.FilterChain{{
-				Name: "node-port",
-				FilterChainMatch: &listenerpb.FilterChainMatch{PrefixRanges: []*corepb.CidrRange{{
-					AddressPrefix: family.alias.String(), PrefixLen: wrapperspb.UInt32(uint32(family.alias.BitLen())),
-				}}},
-				Filters: tcpFilters(prefix + family.nodePort + ":%DOWNSTREAM_LOCAL_PORT%"),
-			}},
+			FilterChains:                  []*listenerpb.FilterChain{aliasChain("node-port", family.alias, prefix+family.nodePort)},
 			DefaultFilterChain:            &listenerpb.FilterChain{Name: "address", Filters: tcpFilters(prefix + "%DOWNSTREAM_LOCAL_ADDRESS%")},
 			PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
 			TcpKeepalive:                  keepalive(),
+		}
+		for _, a := range aliases {
+			if a.Alias.Is6() == family.alias.Is6() {
+				host, _ := strings.CutSuffix(netip.AddrPortFrom(a.Address, 0).String(), ":0")
+				l.FilterChains = append(l.FilterChains, aliasChain(a.Alias.String(), a.Alias, prefix+host))
+			}
 		}
 		if class != frontendpb.Class_MASQ {
 			l.ListenerFilters = []*listenerpb.ListenerFilter{{
@@ -95,6 +117,17 @@ func CatchAll(class frontendpb.Class) []*listenerpb.Listener {
 		out = append(out, l)
 	}
 	return out
+}
+
+// aliasChain forwards what was sent to an alias to the cluster of the host that it stands for and the port.
+func aliasChain(name string, alias netip.Addr, host string) *listenerpb.FilterChain {
+	return &listenerpb.FilterChain{
+		Name: name,
+		FilterChainMatch: &listenerpb.FilterChainMatch{PrefixRanges: []*corepb.CidrRange{{
+			AddressPrefix: alias.String(), PrefixLen: wrapperspb.UInt32(uint32(alias.BitLen())),
+		}}},
+		Filters: tcpFilters(host + ":%DOWNSTREAM_LOCAL_PORT%"),
+	}
 }
 
 // className returns a class in the spelling of the kernel's chains.
@@ -132,7 +165,7 @@ func filter(name string, config proto.Message) *listenerpb.Filter {
 // UDPListener returns the listener of a UDP frontend, bound to its very address: Envoy answers datagrams from the port
 // that its socket is bound to, so they cannot be steered to another one. pods are the sources that count as pods, which
 // matters when connections from outside have endpoints of their own.
-func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listener {
+func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *listenerpb.Listener {
 	m := FrontendModel(f)
 	m.Protocol = model.UDP
 	ip := m.Address
@@ -140,6 +173,11 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix) *listenerpb.Listen
 		ip = NodePortAlias4
 		if m.Family == model.IPv6 {
 			ip = NodePortAlias6
+		}
+	}
+	for _, a := range aliases {
+		if a.Address == ip {
+			ip = a.Alias
 		}
 	}
 	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(m, false))}

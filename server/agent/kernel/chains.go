@@ -33,6 +33,8 @@ var mapTypes = map[string]string{
 	mapName(own, false, true):       "ipv6_addr . inet_proto . inet_service : verdict",
 	mapName(own, true, false):       "inet_proto . inet_service : verdict",
 	mapName(own, true, true):        "inet_proto . inet_service : verdict",
+	mapName(aliasMap, false, false): "ipv4_addr . inet_proto . inet_service : ipv4_addr",
+	mapName(aliasMap, false, true):  "ipv6_addr . inet_proto . inet_service : ipv6_addr",
 }
 
 // addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
@@ -188,11 +190,14 @@ func (t *Table) output() chain {
 		rules: append(t.established(), t.lookups(own)...)}
 }
 
-// natPrerouting rewrites the destination of connections to NodePorts: a node's own address is always delivered to the node,
-// whatever the packet's mark. The mark tells them from connections to the node's own servers.
+// natPrerouting rewrites the destination of connections to frontends at the node's own addresses, NodePorts and others: a
+// node's own address is always delivered to the node, whatever the packet's mark. The mark tells them from connections to the
+// node's own servers.
 func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
 	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority}
 	for _, ipv6 := range []bool{false, true} {
+		c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x != 0 dnat %s to %s daddr . meta l4proto . th dport map @%s",
+			t.config.Mask, ip(ipv6), ip(ipv6), mapName(aliasMap, false, ipv6)))
 		if addresses := t.addresses(ipv6); addresses != "" {
 			alias := envoy.NodePortAlias4
 			if ipv6 {

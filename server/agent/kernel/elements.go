@@ -18,6 +18,9 @@ const (
 	incoming = "frontends"
 	own      = "node-frontends"
 	ports    = "-ports"
+
+	// aliasMap is the map from a frontend at an address of the node to what stands for the address in Envoy's namespace.
+	aliasMap = "aliases"
 )
 
 // mapName returns the name of a map.
@@ -34,9 +37,9 @@ func mapName(prefix string, nodePort, ipv6 bool) string {
 
 // element is one entry of a map. It is comparable.
 type element struct {
-	table   string // The map's name.
-	key     string // Parts joined by " . ".
-	verdict string
+	table string // The map's name.
+	key   string // Parts joined by " . ".
+	value string // A verdict or an address.
 
 	addr netip.AddrPort // What UDP flows to it are addressed to; the zero Addr for a NodePort.
 	udp  bool
@@ -44,11 +47,11 @@ type element struct {
 
 // nft returns the element in knftables' form.
 func (e element) nft() *knftables.Element {
-	return &knftables.Element{Map: e.table, Key: strings.Split(e.key, " . "), Value: []string{e.verdict}}
+	return &knftables.Element{Map: e.table, Key: strings.Split(e.key, " . "), Value: []string{e.value}}
 }
 
 // elementsOf returns the elements of a frontend.
-func elementsOf(f *frontendpb.Frontend) []element {
+func elementsOf(f *frontendpb.Frontend, aliases []envoy.Alias) []element {
 	m := envoy.FrontendModel(f)
 	protocol := strings.ToLower(f.GetProtocol())
 	key := fmt.Sprintf("%s . %d", protocol, m.Port)
@@ -58,9 +61,16 @@ func elementsOf(f *frontendpb.Frontend) []element {
 	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
 	in, out := e, e
 	nodePort := !m.Address.IsValid()
-	in.table, in.verdict = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(f.GetPod()), chainOf(f.GetOutside())))
-	out.table, out.verdict = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(f.GetNode()))
-	return []element{in, out}
+	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(f.GetPod()), chainOf(f.GetOutside())))
+	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(f.GetNode()))
+	elements := []element{in, out}
+	for _, a := range aliases {
+		if a.Address == m.Address {
+			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()
+			elements = append(elements, e)
+		}
+	}
+	return elements
 }
 
 // Names of the chains that end a lookup, beside those of the classes.

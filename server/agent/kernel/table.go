@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
@@ -26,6 +27,7 @@ const TableName = "fairlead"
 type Node struct {
 	Addresses []netip.Addr   // Those that NodePorts are served on, the preferred first of each family.
 	Pods      []netip.Prefix // Sources that count as pods. Everybody else is outside.
+	Aliases   []envoy.Alias  // Of the node's own addresses that are frontends' addresses, too.
 }
 
 // Generations are the Envoys of the node.
@@ -74,9 +76,15 @@ func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
 
 // SetNode makes n what the table knows of the node with the next Commit.
 func (t *Table) SetNode(n Node) {
-	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) {
-		t.node, t.static = n, false
+	if !slices.Equal(n.Aliases, t.node.Aliases) {
+		for name := range t.wanted {
+			t.changed[name] = true
+		}
 	}
+	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) {
+		t.static = false
+	}
+	t.node = n
 }
 
 // SetGenerations makes g the node's generations with the next Commit.
@@ -142,7 +150,7 @@ func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]elemen
 			old = t.applied[name]
 		}
 		if f := t.wanted[name]; f != nil {
-			elements = elementsOf(f)
+			elements = elementsOf(f, t.node.Aliases)
 			next[name] = elements
 		}
 		removed = append(removed, missing(old, elements)...)

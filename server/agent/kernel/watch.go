@@ -24,6 +24,11 @@ const (
 // Watch sends to disturbed whenever something was deleted from the agent's table, be it by the agent itself, until ctx
 // ends. disturbed needs room for one; what is already told is not told again.
 func Watch(ctx context.Context, disturbed chan<- struct{}) error {
+	return watch(ctx, disturbed, func() {})
+}
+
+// watch calls ready when nothing can escape it any more.
+func watch(ctx context.Context, disturbed chan<- struct{}, ready func()) error {
 	socket, err := nl.Subscribe(unix.NETLINK_NETFILTER, tablesGroup)
 	if err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
@@ -31,6 +36,7 @@ func Watch(ctx context.Context, disturbed chan<- struct{}) error {
 	defer socket.Close()
 	stop := context.AfterFunc(ctx, socket.Close)
 	defer stop()
+	ready()
 	for {
 		messages, _, err := socket.Receive()
 		if ctx.Err() != nil {

@@ -1,0 +1,218 @@
+package envoy
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// set returns an endpoint set with endpoints in zones a, b, a.
+func set(name string, addresses ...string) *model.EndpointSet {
+	s := &model.EndpointSet{Name: name}
+	for i, a := range addresses {
+		e := model.Endpoint{AddrPort: netip.MustParseAddrPort(a)}
+		e.Zone = []string{"a", "b"}[i%2]
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s
+}
+
+var (
+	web      = set("default/web:http/TCP", "10.244.1.5:8080", "10.244.2.7:8080", "10.244.2.8:8080")
+	webLocal = set("default/web:http/TCP/local", "10.244.1.5:8080")
+	empty    = set("default/none:http/TCP")
+)
+
+// same returns routes that are alike for all origins.
+func same(r model.Route) [model.Origins]model.Route { return [model.Origins]model.Route{r, r, r} }
+
+func TestResources(t *testing.T) {
+	clusterIP := netip.MustParseAddr("10.96.0.10")
+	forward := func(source model.Source, s *model.EndpointSet) model.Route {
+		return model.Route{Verdict: model.Forward, Source: source, Set: s}
+	}
+	tests := map[string]struct {
+		frontend model.Frontend
+		clusters []string // name → assignment
+		routes   string   // pod, node, outside
+	}{
+		"ClusterIP": {
+			model.Frontend{Address: clusterIP, Family: model.IPv4, Port: 80, Protocol: model.TCP, Kind: model.ClusterIP,
+				Routes: [model.Origins]model.Route{forward(model.Preserve, web), forward(model.Preserve, web), forward(model.Masquerade, web)}},
+			[]string{"10.96.0.10:80 → default/web:http/TCP"}, "FORWARD KEEP, FORWARD MASQ, FORWARD MASQ",
+		},
+		"UDP": {
+			model.Frontend{Address: netip.MustParseAddr("fd00:96::10"), Family: model.IPv6, Port: 53, Protocol: model.UDP, Kind: model.ClusterIP,
+				Routes: [model.Origins]model.Route{forward(model.Preserve, web), forward(model.Preserve, web), forward(model.Masquerade, web)}},
+			[]string{"udp/[fd00:96::10]:53 → default/web:http/TCP"}, "FORWARD KEEP, FORWARD MASQ, FORWARD MASQ",
+		},
+		"NodePort, policy Cluster": {
+			model.Frontend{Family: model.IPv4, Port: 30080, Protocol: model.TCP, Kind: model.NodePort, Routes: same(forward(model.Masquerade, web))},
+			[]string{"*:30080 → default/web:http/TCP"}, "FORWARD MASQ, FORWARD MASQ, FORWARD MASQ",
+		},
+		"NodePort, policy Local": {
+			model.Frontend{Family: model.IPv6, Port: 30080, Protocol: model.TCP, Kind: model.NodePort,
+				Routes: [model.Origins]model.Route{forward(model.Preserve, web), forward(model.Masquerade, web), forward(model.Preserve, webLocal)}},
+			[]string{"[*]:30080 → default/web:http/TCP", "external-local/[*]:30080 → default/web:http/TCP/local"},
+			"FORWARD KEEP, FORWARD MASQ, FORWARD EXTERNAL",
+		},
+		"none local": {
+			model.Frontend{Address: netip.MustParseAddr("203.0.113.5"), Family: model.IPv4, Port: 80, Protocol: model.TCP, Kind: model.LoadBalancer,
+				Routes: [model.Origins]model.Route{forward(model.Preserve, web), forward(model.Masquerade, web), {Verdict: model.Drop, Set: empty}}},
+			[]string{"203.0.113.5:80 → default/web:http/TCP", "external-local/203.0.113.5:80 → default/none:http/TCP"},
+			"FORWARD KEEP, FORWARD MASQ, DROP CLASS_UNSPECIFIED",
+		},
+		"internal policy Local": {
+			model.Frontend{Address: clusterIP, Family: model.IPv4, Port: 80, Protocol: model.TCP, Kind: model.ClusterIP,
+				Routes: [model.Origins]model.Route{forward(model.Preserve, webLocal), forward(model.Preserve, webLocal), forward(model.Masquerade, webLocal)}},
+			[]string{"10.96.0.10:80 → default/web:http/TCP/local"}, "FORWARD KEEP, FORWARD MASQ, FORWARD MASQ",
+		},
+		// The cluster is there before the first endpoint is, so that the endpoint's arrival changes one assignment.
+		"no endpoints": {
+			model.Frontend{Address: clusterIP, Family: model.IPv4, Port: 81, Protocol: model.TCP, Kind: model.ClusterIP,
+				Routes: same(model.Route{Verdict: model.Refuse, Set: empty})},
+			[]string{"10.96.0.10:81 → default/none:http/TCP"}, "REFUSE CLASS_UNSPECIFIED, REFUSE CLASS_UNSPECIFIED, REFUSE CLASS_UNSPECIFIED",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var clusters []string
+			var routes string
+			for _, r := range Resources([]model.Frontend{test.frontend}) {
+				if v, ok := r.Message.(interface{ ValidateAll() error }); ok {
+					if err := v.ValidateAll(); err != nil {
+						t.Errorf("%s: %v", r.Name, err)
+					}
+				}
+				switch m := r.Message.(type) {
+				case *clusterpb.Cluster:
+					clusters = append(clusters, r.Name+" → "+m.GetEdsClusterConfig().GetServiceName())
+				case *frontendpb.Frontend:
+					var all []string
+					for _, route := range []*frontendpb.Route{m.GetPod(), m.GetNode(), m.GetOutside()} {
+						all = append(all, route.GetVerdict().String()+" "+route.GetClass().String())
+					}
+					routes = strings.Join(all, ", ")
+					if back := FrontendModel(m); r.Name != back.Name() || back.Name() != test.frontend.Name() {
+						t.Errorf("frontend %s is read back as %s", test.frontend.Name(), back.Name())
+					}
+				}
+			}
+			if !slices.Equal(clusters, test.clusters) {
+				t.Errorf("clusters %q, want %q", clusters, test.clusters)
+			}
+			if routes != test.routes {
+				t.Errorf("routes %q, want %q", routes, test.routes)
+			}
+		})
+	}
+}
+
+// Frontends that use the same endpoints share an assignment, which knows all clusters that refer to it.
+func TestSharedAssignment(t *testing.T) {
+	route := model.Route{Verdict: model.Forward, Source: model.Masquerade, Set: web}
+	frontends := []model.Frontend{
+		{Address: netip.MustParseAddr("10.96.0.10"), Family: model.IPv4, Port: 80, Protocol: model.TCP, Kind: model.ClusterIP, Routes: same(route)},
+		{Family: model.IPv4, Port: 30080, Protocol: model.TCP, Kind: model.NodePort, Routes: same(route)},
+	}
+	var assignments []Resource
+	for _, r := range Resources(frontends) {
+		if r.TypeURL == AssignmentType {
+			assignments = append(assignments, r)
+		}
+	}
+	if len(assignments) != 1 || !slices.Equal(assignments[0].Clusters, []string{"10.96.0.10:80", "*:30080"}) {
+		t.Fatalf("assignments: %+v", assignments)
+	}
+	// Localities are complete enough for gRPC, which ignores those without a weight, and their weights keep endpoints equal.
+	cla := assignments[0].Message.(*endpointpb.ClusterLoadAssignment)
+	var got []string
+	for _, l := range cla.GetEndpoints() {
+		if int(l.GetLoadBalancingWeight().GetValue()) != len(l.GetLbEndpoints()) {
+			t.Errorf("zone %s has weight %d and %d endpoints", l.GetLocality().GetZone(), l.GetLoadBalancingWeight().GetValue(), len(l.GetLbEndpoints()))
+		}
+		for _, e := range l.GetLbEndpoints() {
+			got = append(got, l.GetLocality().GetZone()+" "+e.GetEndpoint().GetAddress().GetSocketAddress().GetAddress())
+		}
+	}
+	if want := []string{"a 10.244.1.5", "a 10.244.2.8", "b 10.244.2.7"}; !slices.Equal(got, want) {
+		t.Errorf("endpoints %q, want %q", got, want)
+	}
+}
+
+// Every listener satisfies Envoy's own constraints, and no two have one address.
+func TestListeners(t *testing.T) {
+	aliases := []Alias{NewAlias(netip.MustParseAddr("172.30.0.1"), 1), NewAlias(netip.MustParseAddr("fd00:30::1"), 2)}
+	seen := map[string]string{}
+	check := func(l interface {
+		ValidateAll() error
+		GetName() string
+	}, address string) {
+		if err := l.ValidateAll(); err != nil {
+			t.Errorf("listener %s: %v", l.GetName(), err)
+		}
+		if other := seen[address]; other != "" {
+			t.Errorf("listeners %s and %s are both bound to %s", other, l.GetName(), address)
+		}
+		seen[address] = l.GetName()
+	}
+	for _, class := range Classes {
+		for _, l := range CatchAll(class, aliases) {
+			check(l, l.GetAddress().String())
+			if len(l.GetFilterChains()) != 2 {
+				t.Errorf("listener %s has %d chains beside the default, want one for NodePorts and one for its family's alias", l.GetName(), len(l.GetFilterChains()))
+			}
+		}
+	}
+	local := &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}
+	for _, f := range []*frontendpb.Frontend{
+		{Address: []byte{10, 96, 0, 10}, Port: 53, Protocol: "UDP", Kind: "ClusterIP"},
+		{Address: []byte{172, 30, 0, 1}, Port: 53, Protocol: "UDP", Kind: "ExternalIP"},
+		{Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: local},
+		{Port: 30053, Ipv6: true, Protocol: "UDP", Kind: "NodePort", Outside: local},
+	} {
+		l := UDPListener(f, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, aliases)
+		check(l, l.GetAddress().String())
+	}
+}
+
+// A UDP frontend whose outside has endpoints of its own keeps one listener whether there are such endpoints or not: another
+// listener would end its sessions.
+func TestUDPListenerIsStable(t *testing.T) {
+	f := &frontendpb.Frontend{Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}}
+	with := UDPListener(f, nil, nil).String()
+	f.Outside = &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
+	if without := UDPListener(f, nil, nil).String(); with != without {
+		t.Errorf("with local endpoints:\n%s\nwithout:\n%s", with, without)
+	}
+}
+
+func TestBootstrap(t *testing.T) {
+	b, err := Bootstrap{Node: "n1/2", Generation: 2, XDSSocket: "/run/fairlead/xds.sock", AdminSocket: "/run/fairlead/envoy-2.sock"}.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Node struct {
+			ID       string
+			Metadata map[string]any
+		}
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Node.ID != "n1/2" || got.Node.Metadata[GenerationKey] != 2.0 {
+		t.Errorf("node: %+v", got.Node)
+	}
+	if _, err := (Bootstrap{Node: "n1/1"}).JSON(); err == nil {
+		t.Error("a bootstrap without sockets is accepted")
+	}
+}

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// logged returns a ledger and a function that returns what it has logged since the last call.
+func logged() (*ledger, func() string) {
+	var out bytes.Buffer
+	handler := slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})
+	return newLedger(slog.New(handler)), func() string {
+		defer out.Reset()
+		return out.String()
+	}
+}
+
+func TestLedgerLogsOnlyChanges(t *testing.T) {
+	l, log := logged()
+	address := model.Problem{Object: "Service default/web", Reason: model.InvalidAddress, Message: "no address"}
+	port := model.Problem{Object: "Service default/api", Reason: model.InvalidPort, Message: "no port"}
+
+	for _, step := range []struct {
+		name string
+		now  []model.Problem
+		want string
+	}{
+		{"one", []model.Problem{address}, "level=WARN msg=problem object=\"Service default/web\" reason=InvalidAddress message=\"no address\"\n"},
+		{"the same", []model.Problem{address}, ""},
+		{"one more", []model.Problem{port, address}, "level=WARN msg=problem object=\"Service default/api\" reason=InvalidPort message=\"no port\"\n"},
+		{"one less", []model.Problem{port}, "level=INFO msg=\"problem solved\" object=\"Service default/web\" reason=InvalidAddress message=\"no address\"\n"},
+		{"none", nil, "level=INFO msg=\"problem solved\" object=\"Service default/api\" reason=InvalidPort message=\"no port\"\n"},
+	} {
+		l.setWorld(step.now)
+		if diff := cmp.Diff(step.want, log()); diff != "" {
+			t.Errorf("%s: log (-want +got):\n%s", step.name, diff)
+		}
+		if diff := cmp.Diff(len(step.now), len(l.problems())); diff != "" {
+			t.Errorf("%s: number of problems (-want +got):\n%s", step.name, diff)
+		}
+	}
+}
+
+func TestLedgerKnowsServicesThatWereLeftOut(t *testing.T) {
+	l, log := logged()
+	key := model.ServiceKey{Namespace: "default", Name: "web"}
+	l.setRendered(key, nil)
+	if got := log(); got != "" {
+		t.Errorf("logged %q about nothing", got)
+	}
+	l.setRendered(key, errors.New("bad cluster"))
+	if got := log(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "bad cluster") {
+		t.Errorf("logged %q", got)
+	}
+	if p := l.problems(); len(p) != 1 || p[0].Object != "Service default/web" || p[0].Reason != model.InvalidObject {
+		t.Errorf("problems %+v", p)
+	}
+	l.setRendered(key, nil)
+	if got := log(); !strings.Contains(got, "solved") || len(l.problems()) != 0 {
+		t.Errorf("logged %q, problems %+v", got, l.problems())
+	}
+}
+
+func TestLedgerDoesNotFloodTheLog(t *testing.T) {
+	l, log := logged()
+	var many []model.Problem
+	for i := range 10_000 {
+		many = append(many, model.Problem{Object: fmt.Sprintf("Service default/s%05d", i), Reason: model.InvalidAddress})
+	}
+	l.setWorld(many)
+	lines := strings.Split(strings.TrimSpace(log()), "\n")
+	if len(lines) != maxLogged+1 || !strings.Contains(lines[maxLogged], "more=9980") {
+		t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
+	}
+}

@@ -93,6 +93,9 @@ func (t *subscription) takeAll() []*discoverypb.Resource {
 		}
 	}
 	for name := range t.names {
+		if t.has == nil {
+			break // Not the first time: the client was told about its names when it asked for them.
+		}
 		if c.lookUp(view, resourceName{t.typeURL, name}) == nil {
 			t.note(name, unknown, false)
 		}

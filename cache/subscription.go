@@ -97,12 +97,12 @@ func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, su
 		return
 	}
 	for _, name := range req.GetResourceNamesSubscribe() {
-		if name == wildcard {
-			t.has = nil
+		switch {
+		case name != wildcard:
+			t.ask(name)
+		case !t.all:
 			t.answer = true
 			t.lacksAll(t.stream.cache.seq)
-		} else {
-			t.ask(name)
 		}
 	}
 	for _, name := range req.GetResourceNamesUnsubscribe() {

@@ -8,11 +8,12 @@ import (
 
 	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/translate/grpc"
 )
 
 func newBootstrapCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bootstrap", Short: "Print what an xDS client is started with", Args: cobra.NoArgs}
-	cmd.AddCommand(newBootstrapEnvoyCommand())
+	cmd.AddCommand(newBootstrapEnvoyCommand(), newBootstrapGRPCCommand())
 	return cmd
 }
 
@@ -42,4 +43,59 @@ func newBootstrapEnvoyCommand() *cobra.Command {
 	flags.StringVar(&node, "node", os.Getenv("NODE_NAME"), "Name of the node; by default $NODE_NAME.")
 	flags.StringVar(&runDir, "run-dir", defaultRunDir, "Folder of the unix sockets.")
 	return cmd
+}
+
+func newBootstrapGRPCCommand() *cobra.Command {
+	var (
+		bootstrap    grpc.Bootstrap
+		file, format string
+	)
+	cmd := &cobra.Command{
+		Use:   "grpc --server TARGET",
+		Short: "Print the bootstrap that a gRPC program dials xds:///SERVICE.NAMESPACE:PORT with",
+		Long: `Prints what a proxyless gRPC program reads from the file that $GRPC_XDS_BOOTSTRAP names, or with -o env
+from $GRPC_XDS_BOOTSTRAP_CONFIG. In a pod, an init container runs it, with $NODE_NAME, $POD_NAME and $POD_NAMESPACE
+from the downward API.`,
+		Example: `  fairlead bootstrap grpc --server dns:///fairlead.fairlead-system:18000 --ca-file /ca.crt --file /bootstrap/grpc.json
+  env "$(fairlead bootstrap grpc --server 127.0.0.1:18000 --insecure --id me -o env)" my-grpc-program`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := bootstrap.JSON()
+			if err != nil {
+				return err
+			}
+			switch format {
+			case "json":
+			case "env":
+				text = append([]byte("GRPC_XDS_BOOTSTRAP_CONFIG="), text...)
+			default:
+				return fmt.Errorf("--output %q: use json or env", format)
+			}
+			text = append(text, '\n')
+			if file != "" {
+				return os.WriteFile(file, text, 0o644)
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&bootstrap.CAFile, "ca-file", "", "File of the CA that the control plane's certificate is verified with, as the program sees it; by default the system's CAs.")
+	flags.StringVar(&file, "file", "", "File to write, instead of standard output.")
+	flags.StringVar(&bootstrap.ID, "id", podID(), "Name of the program, different from all others'; by default $POD_NAMESPACE/$POD_NAME.")
+	flags.BoolVar(&bootstrap.Insecure, "insecure", false, "Talk to the control plane without TLS.")
+	flags.StringVar(&bootstrap.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of the node that the program runs on; by default $NODE_NAME.")
+	flags.StringVarP(&format, "output", "o", "json", "Form of the output: json, or env for a variable and its value.")
+	flags.StringSliceVar(&bootstrap.Servers, "server", nil, "The control plane, as a gRPC target; of several, the later ones are for when a program can reach none before.")
+	flags.StringVar(&bootstrap.TokenFile, "token-file", "", "File of the token by which the program shows who it is, as the program sees it.")
+	flags.StringVar(&bootstrap.Zone, "zone", "", "Zone of the program, where the control plane does not know the node.")
+	return cmd
+}
+
+// podID returns what tells one pod from others, as far as the environment says.
+func podID() string {
+	if pod, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE"); pod != "" && namespace != "" {
+		return namespace + "/" + pod
+	}
+	return ""
 }

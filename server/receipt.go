@@ -90,11 +90,12 @@ func (r *receipt) close(seq uint64) {
 	}
 }
 
-// acked adds that a node forwards accordingly.
+// acked adds that a node forwards accordingly. That takes from when publishing began: the node may have its part of it, and
+// answer, before all have.
 func (r *receipt) acked(tracer trace.Tracer, node string, at time.Time) {
 	for _, s := range r.spans {
 		ctx := trace.ContextWithSpan(context.Background(), s.publish)
-		_, ack := tracer.Start(ctx, "ack", trace.WithTimestamp(r.published), trace.WithAttributes(attribute.String("k8s.node.name", node)))
+		_, ack := tracer.Start(ctx, "ack", trace.WithTimestamp(r.translated), trace.WithAttributes(attribute.String("k8s.node.name", node)))
 		ack.End(trace.WithTimestamp(at))
 	}
 }

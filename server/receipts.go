@@ -103,6 +103,10 @@ type ack struct {
 
 // acknowledge returns the receipts of the publishes that the node had something of and now has completely.
 func (r *receipts) acknowledge(a ack) []*receipt {
+	// A client that lacks everything from the first publish on has just connected. What it gets is not news.
+	if a.since <= 1 {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.nodes[a.node]
@@ -110,9 +114,7 @@ func (r *receipts) acknowledge(a ack) []*receipt {
 		n = &acks{}
 		r.nodes[a.node] = n
 	}
-	// What a client lacks from the first publish on is what it has not been told of at all, when it connects. That is
-	// not news.
-	for i := len(r.kept) - 1; i >= 0 && r.kept[i].seq >= a.since && a.since > 1; i-- {
+	for i := len(r.kept) - 1; i >= 0 && r.kept[i].seq >= a.since; i-- {
 		if k := r.kept[i]; k.seq <= a.seq && k.seq > n.done && !slices.Contains(n.open, k) {
 			n.open = append(n.open, k)
 		}

@@ -45,6 +45,19 @@ func describe(spans tracetest.SpanStubs) string {
 	return s.String()
 }
 
+// acked returns a condition: so many acknowledgements were traced.
+func (c *controlPlane) acked(n int) func() bool {
+	return func() bool {
+		count := 0
+		for _, s := range c.spans.GetSpans() {
+			if s.Name == "ack" {
+				count++
+			}
+		}
+		return count == n
+	}
+}
+
 func TestOneChangeIsOneTrace(t *testing.T) {
 	c, folder := startDirectory(t, twoServices())
 	n1, n2 := c.connect("n1"), c.connect("n2")
@@ -61,7 +74,7 @@ func TestOneChangeIsOneTrace(t *testing.T) {
 	put(t, folder, "web-slice.yaml", changed)
 	held := n2.take("the change comes")
 	n1.until("the change comes", func() bool { return len(n1.endpoints("default/web:http/TCP")) == 1 })
-	c.eventually("n1 has it", func() bool { return c.status().Nodes[0].LagSeconds == 0 })
+	c.eventually("n1 has it", c.acked(1))
 	want := `kubernetes.change EndpointSlice default/web-1 77
   translate
   publish
@@ -71,7 +84,7 @@ func TestOneChangeIsOneTrace(t *testing.T) {
 		t.Errorf("traces before n2 has it (-want +got):\n%s", diff)
 	}
 	n2.ack(held)
-	c.eventually("n2 has it", func() bool { return c.status().Nodes[1].LagSeconds == 0 })
+	c.eventually("n2 has it", c.acked(2))
 	spans := c.spans.GetSpans()
 	if diff := cmp.Diff(want+"    ack n2\n", describe(spans)); diff != "" {
 		t.Errorf("traces (-want +got):\n%s", diff)
@@ -230,7 +243,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 
 	// Nodes that are not connected, as none is here, are forgotten in time.
 	for i := range 3 * keptReceipts {
-		r.acknowledge(ack{node: fmt.Sprint("n", i), since: 1, seq: 1, done: 1})
+		r.acknowledge(ack{node: fmt.Sprint("n", i), since: 2, seq: 2, done: 2})
 	}
 	r.publish(cache.Update{}, &receipt{})
 	if len(r.nodes) != 0 {

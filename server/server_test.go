@@ -278,7 +278,10 @@ func TestMetricsAndStatusTellWhatANodeHas(t *testing.T) {
 		s := c.status()
 		return s.Nodes[0].Applied == s.Publish && s.Nodes[0].LagSeconds == 0
 	})
-	_, metrics = c.get("/metrics")
+	c.eventually("that is measured", func() bool {
+		_, metrics = c.get("/metrics")
+		return sample(metrics, "fairlead_propagation_duration_seconds_count") != ""
+	})
 	for name, want := range map[string]string{
 		"fairlead_services":                          "2",
 		"fairlead_frontends":                         "2",
@@ -330,10 +333,11 @@ func TestANackIsTold(t *testing.T) {
 		}
 		return false
 	})
-	_, metrics := c.get("/metrics")
-	if got := sample(metrics, `fairlead_xds_responses_total{result="nack",type="ClusterLoadAssignment"}`); got != "1" {
-		t.Errorf("%q NACKs counted, want 1", got)
-	}
+	var metrics string
+	c.eventually("the NACK is counted", func() bool {
+		_, metrics = c.get("/metrics")
+		return sample(metrics, `fairlead_xds_responses_total{result="nack",type="ClusterLoadAssignment"}`) == "1"
+	})
 	if got := sample(metrics, "fairlead_programming_duration_seconds_count"); got != "" {
 		t.Errorf("what was rejected counts as programmed: %s", got)
 	}

@@ -17,13 +17,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/admin"
+	"github.com/fairlead/fairlead/server/identity"
 	"github.com/fairlead/fairlead/server/watch"
 	"github.com/fairlead/fairlead/server/xds"
 )
@@ -49,10 +48,10 @@ type Config struct {
 	Listen string // The host:port that serves xDS.
 	Admin  string // The host:port that answers health, metrics and status.
 
-	// Credentials secure the xDS connections and Authorize ties a client to its node, as in xds.Config. Without them
+	// Certificates prove the control plane to its clients, and Identity ties a client to its node or pod. Without them
 	// anybody who reaches Listen can read everything, under any name.
-	Credentials credentials.TransportCredentials
-	Authorize   func(context.Context, *corepb.Node) error
+	Certificates *identity.Certificates
+	Identity     *identity.Authenticator
 
 	Traces  trace.TracerProvider
 	Meters  metric.MeterProvider
@@ -116,13 +115,14 @@ func (s *Server) Addr(ctx context.Context) (net.Addr, error) {
 // Run serves until the context ends, which returns nil, or a part fails. It may be called once. When it returns, all
 // that it started has ended: the parts stop in the reverse order of their start, within some seconds.
 func (s *Server) Run(ctx context.Context) error {
-	parts := &parts{ctx: context.WithoutCancel(ctx), failed: make(chan error, 4)}
+	parts := &parts{ctx: context.WithoutCancel(ctx), failed: make(chan error, 5)}
 	defer parts.stop()
 	defer s.stopping.Store(true) // Before the parts: no new clients, please.
 
 	parts.start(s.serveAdmin)
 	parts.start(s.owner.run)
 	parts.start(s.source)
+	parts.start(s.renewCertificates)
 	parts.start(s.serve)
 	select {
 	case <-ctx.Done():
@@ -145,13 +145,15 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 
 func (s *Server) source(ctx context.Context) error { return s.cfg.Source.Run(ctx, s.queue) }
 
-// serve serves xDS as soon as there is something to say. Until then the port is closed, so that a client goes on to
-// another replica instead of waiting for this one.
+// serve serves xDS as soon as there is something to say, and a certificate to say it with. Until then the port is closed,
+// so that a client goes on to another replica instead of waiting for this one.
 func (s *Server) serve(ctx context.Context) error {
-	select {
-	case <-s.owner.ready:
-	case <-ctx.Done():
-		return nil
+	for _, ready := range []<-chan struct{}{s.owner.ready, s.certified()} {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	l, err := net.Listen("tcp", s.cfg.Listen)
 	if err != nil {
@@ -160,15 +162,32 @@ func (s *Server) serve(ctx context.Context) error {
 	s.cfg.Log.Info("serving xDS", "address", l.Addr().String())
 	s.addr = l.Addr()
 	close(s.serving)
-	return xds.New(xds.Config{
-		Cache:       s.cache,
-		Log:         s.cfg.Log,
-		Credentials: s.cfg.Credentials,
-		Authorize:   s.cfg.Authorize,
-		StopTimeout: 2 * time.Second,
+	config := xds.Config{Cache: s.cache, Log: s.cfg.Log, StopTimeout: 2 * time.Second, MaxConnectionAge: maxConnectionAge}
+	if s.cfg.Certificates != nil {
+		config.Credentials = s.cfg.Certificates.Credentials()
+	}
+	if s.cfg.Identity != nil {
+		config.Authenticate, config.Authorize = s.cfg.Identity.Authenticate, s.cfg.Identity.Authorize
+	}
+	return xds.New(config).Serve(ctx, l)
+}
 
-		MaxConnectionAge: maxConnectionAge,
-	}).Serve(ctx, l)
+// certified returns a channel that is closed once there is a certificate, if there is to be one.
+func (s *Server) certified() <-chan struct{} {
+	if s.cfg.Certificates != nil {
+		return s.cfg.Certificates.Ready()
+	}
+	unneeded := make(chan struct{})
+	close(unneeded)
+	return unneeded
+}
+
+// renewCertificates keeps the certificates good.
+func (s *Server) renewCertificates(ctx context.Context) error {
+	if s.cfg.Certificates == nil {
+		return nil
+	}
+	return s.cfg.Certificates.Run(ctx)
 }
 
 // stuck returns why the process should be restarted.
@@ -191,7 +210,11 @@ func (s *Server) notReady() error {
 	for _, k := range s.queue.Unsynced() {
 		kinds = append(kinds, string(k)+"s")
 	}
-	if len(kinds) == 0 {
+	switch {
+	case len(kinds) > 0:
+	case s.cfg.Certificates != nil && s.cfg.Certificates.Expires().IsZero():
+		return errors.New("waiting for a serving certificate: the log says why there is none")
+	default:
 		return errors.New("translating the first complete state")
 	}
 	return fmt.Errorf("waiting for the first complete list of %s", strings.Join(kinds, ", "))

@@ -2,6 +2,8 @@ package xds
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"time"
 
@@ -15,12 +17,16 @@ import (
 // whose client does not read: a handler that returns has its status queued behind what the client does not read.
 type connCredentials struct {
 	credentials.TransportCredentials
+	refusals *refusals
 }
 
-// ServerHandshake is that of the credentials within.
+// ServerHandshake is that of the credentials within. Whoever connects and says nothing, as probes do, is no news.
 func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			c.refusals.report("xds connection refused", "peer", raw.RemoteAddr().String(), "error", err)
+		}
 		return nil, nil, err
 	}
 	return conn, connInfo{info, raw}, nil
@@ -28,7 +34,7 @@ func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.Au
 
 // Clone returns a copy.
 func (c connCredentials) Clone() credentials.TransportCredentials {
-	return connCredentials{c.TransportCredentials.Clone()}
+	return connCredentials{c.TransportCredentials.Clone(), c.refusals}
 }
 
 // connInfo is what connCredentials know of a peer.

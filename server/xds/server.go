@@ -1,8 +1,9 @@
 // Package xds talks xDS over gRPC: it serves a cache to agents, Envoys and proxyless gRPC clients.
 //
 // In come connections and requests, delta and state of the world, aggregated or by type; out go the responses that the
-// cache hands over, through go-control-plane's server. Who a client is gets decided in one place, Config.Authorize.
-// The package never decides what is sent, nor keeps it.
+// cache hands over, through go-control-plane's server. Who a client is gets decided by Config.Authenticate, before
+// anything that it says is read, and what it may ask for by Config.Authorize, for each request; that goes for every RPC,
+// and whoever is refused is told why, and so is the log. The package never decides what is sent, nor keeps it.
 //
 // A client that does not keep up holds up nobody else: each stream has a goroutine of its own, and the cache holds back
 // at most one response for each type of it, and the names of what has changed since. A connection that is dead is
@@ -47,6 +48,14 @@ const (
 	// ageGrace is how long a connection lives after the client was asked to reconnect: long enough for it to have a
 	// stream elsewhere, as subscriptions never end by themselves.
 	ageGrace = 10 * time.Second
+
+	// handshakeTimeout is how long a connection may take to speak TLS and HTTP/2, and idleTimeout how long it may then
+	// exist without a stream: whoever does not say who he is gets no more than that.
+	handshakeTimeout = 10 * time.Second
+	idleTimeout      = time.Minute
+
+	// maxHeader is the largest metadata of an RPC, in bytes. A token has about 1,200.
+	maxHeader = 32 << 10
 )
 
 // Config is what a Server needs.
@@ -56,10 +65,16 @@ type Config struct {
 
 	// Credentials secure the connections. Nil means plaintext, for unix sockets and loopback.
 	Credentials credentials.TransportCredentials
-	// Authorize decides whether a client may be a node. It is called for each request on each stream and each Fetch,
-	// before the request has any effect; the peer and its credentials are in ctx. An error that is no gRPC status
-	// becomes PermissionDenied. Nil lets everybody be any node, for unix sockets and loopback.
-	Authorize func(ctx context.Context, node *corepb.Node) error
+	// Authenticate decides, for each stream and each Fetch before anything of it is read, whether the client is known,
+	// and until when: the stream then ends. Nil lets everybody in, for unix sockets and loopback.
+	Authenticate func(ctx context.Context) (until time.Time, err error)
+	// Authorize decides whether a client may be a node and ask for a type, which is empty if it is that of the RPC. It is
+	// called for each request on each stream and each Fetch, before the request has any effect. Nil lets everybody be
+	// any node, for unix sockets and loopback.
+	//
+	// Both find the peer and its credentials in ctx. Their errors reach the client as they are if they are a gRPC status,
+	// and as PermissionDenied if they are not.
+	Authorize func(ctx context.Context, node *corepb.Node, typeURL string) error
 
 	// MaxConnectionAge is when a client is asked to reconnect, give or take a tenth, so that clients spread over
 	// replicas again. 0 means never. Connections over unix sockets have no other replica to go to and stay.
@@ -72,7 +87,8 @@ type Config struct {
 
 // Server serves a cache, on any number of listeners.
 type Server struct {
-	cfg Config
+	cfg      Config
+	refusals *refusals
 }
 
 // New returns a server that does nothing until Serve is called.
@@ -89,7 +105,7 @@ func New(cfg Config) *Server {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = 5 * time.Second
 	}
-	return &Server{cfg: cfg}
+	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log}}
 }
 
 // Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to go
@@ -98,7 +114,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer endStreams()
 	g := grpc.NewServer(s.options(l.Addr().Network())...)
-	register(g, gcpserver.NewServerAdvanced(
+	register(gated{g}, gcpserver.NewServerAdvanced(
 		gcprest.NewServer(s.cfg.Cache, gcpserver.CallbackFuncs{FetchRequestFunc: s.authorizeFetch}),
 		handler{s, streams}, handler{s, streams},
 	))
@@ -111,7 +127,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		endStreams()
 		g.GracefulStop()
 	})
-	err := g.Serve(l)
+	err := g.Serve(s.limit(l))
 	if cancel() {
 		endStreams()
 		g.Stop()
@@ -124,12 +140,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // options returns the settings of a server on a network.
 func (s *Server) options(network string) []grpc.ServerOption {
 	alive := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+	if network != "unix" {
+		alive.MaxConnectionIdle = idleTimeout
+	}
 	if network != "unix" && s.cfg.MaxConnectionAge > 0 {
 		alive.MaxConnectionAge = s.cfg.MaxConnectionAge // gRPC adds the jitter.
 		alive.MaxConnectionAgeGrace = ageGrace
 	}
 	return []grpc.ServerOption{
-		grpc.Creds(connCredentials{s.cfg.Credentials}),
+		grpc.Creds(connCredentials{s.cfg.Credentials, s.refusals}),
+		grpc.StreamInterceptor(s.authenticated),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxHeaderListSize(maxHeader),
 		grpc.KeepaliveParams(alive),
 		// Clients may ping as often as Envoy's and gRPC's examples do, also before the first stream.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -141,7 +163,7 @@ func (s *Server) options(network string) []grpc.ServerOption {
 }
 
 // register offers the aggregated service, and those of the types that clients ask for one by one.
-func register(g *grpc.Server, s gcpserver.Server) {
+func register(g grpc.ServiceRegistrar, s gcpserver.Server) {
 	discoverypb.RegisterAggregatedDiscoveryServiceServer(g, s)
 	clusterservicepb.RegisterClusterDiscoveryServiceServer(g, s)
 	endpointservicepb.RegisterEndpointDiscoveryServiceServer(g, s)

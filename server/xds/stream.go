@@ -13,8 +13,6 @@ import (
 	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 )
@@ -38,7 +36,9 @@ func (h handler) StreamHandler(str gcpstream.Stream, typeURL string) error {
 	c := h.server.newClient(str.Context(), "sotw")
 	defer c.close()
 	guarded := sotwStream{str, c.newGuard()}
-	return gcpsotw.NewServer(h.ctx, c.stream, c.callbacks(), gcpsotw.WithOrderedADS(), legacyWildcard()).StreamHandler(guarded, typeURL)
+	ctx, cancel := h.both(str.Context())
+	defer cancel()
+	return gcpsotw.NewServer(ctx, c.stream, c.callbacks(), gcpsotw.WithOrderedADS(), legacyWildcard()).StreamHandler(guarded, typeURL)
 }
 
 // DeltaStreamHandler serves one delta stream; typeURL is empty for ADS.
@@ -46,7 +46,20 @@ func (h handler) DeltaStreamHandler(str gcpstream.DeltaStream, typeURL string) e
 	c := h.server.newClient(str.Context(), "delta")
 	defer c.close()
 	guarded := deltaStream{str, c.newGuard()}
-	return gcpdelta.NewServer(h.ctx, c.stream, c.callbacks(), legacyWildcard()).DeltaStreamHandler(guarded, typeURL)
+	ctx, cancel := h.both(str.Context())
+	defer cancel()
+	return gcpdelta.NewServer(ctx, c.stream, c.callbacks(), legacyWildcard()).DeltaStreamHandler(guarded, typeURL)
+}
+
+// both returns a context that ends when streams have to, or when the given one of a stream does: go-control-plane's
+// server looks at one alone while the client is silent.
+func (h handler) both(stream context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(h.ctx)
+	stop := context.AfterFunc(stream, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 func legacyWildcard() gcpconfig.XDSOption {
@@ -94,8 +107,7 @@ func (c *client) request(node *corepb.Node, typeURL string, rejected *statuspb.S
 	if node != nil {
 		c.node = node
 	}
-	if err := c.server.authorize(c.ctx, c.node); err != nil {
-		c.log.Warn("xds request refused", "node", c.node.GetId(), "error", err)
+	if err := c.server.authorize(c.ctx, c.node, typeURL); err != nil {
 		return err
 	}
 	if first && c.node != nil {
@@ -108,24 +120,4 @@ func (c *client) request(node *corepb.Node, typeURL string, rejected *statuspb.S
 			"effect", "the client goes on with what it had for the resources named in the detail; they are not sent again until they change")
 	}
 	return nil
-}
-
-// authorizeFetch is authorize for a request outside a stream.
-func (s *Server) authorizeFetch(ctx context.Context, req *discoverypb.DiscoveryRequest) error {
-	return s.authorize(ctx, req.GetNode())
-}
-
-// authorize asks Config.Authorize whether the peer in ctx may be node.
-func (s *Server) authorize(ctx context.Context, node *corepb.Node) error {
-	if s.cfg.Authorize == nil {
-		return nil
-	}
-	err := s.cfg.Authorize(withoutConn(ctx), node)
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	return status.Error(codes.PermissionDenied, err.Error())
 }

@@ -1,0 +1,193 @@
+package identity
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
+)
+
+const (
+	// acceptedFor and refusedFor are how long a verdict is remembered. A token dies with its pod, so an accepted one is
+	// asked about again; a refused one may be of a pod that the API server does not know quite yet.
+	acceptedFor = 2 * time.Minute
+	refusedFor  = 10 * time.Second
+
+	// maxAccepted and maxRefused bound the memory of verdicts, to some megabytes.
+	maxAccepted = 16384
+	maxRefused  = 1024
+
+	// reviewTimeout bounds one question, and maxReviews how many are asked at once: a crowd of invented tokens must not
+	// become a burden of the API server's.
+	reviewTimeout = 5 * time.Second
+	maxReviews    = 64
+)
+
+// account is whom the API server says that a token is of.
+type account struct {
+	namespace, name string
+	audiences       []string // Those of ours that the token is for.
+	node, pod       string   // That the token is bound to; empty if it is not.
+	expires         time.Time
+}
+
+// verdict is what is remembered of a token.
+type verdict struct {
+	account account
+	err     error
+	until   time.Time
+}
+
+// reviewer asks the API server about tokens. It is safe for concurrent use.
+type reviewer struct {
+	reviews   authenticationclient.TokenReviewInterface
+	audiences []string // Ours.
+	now       func() time.Time
+
+	accepted, refused *verdicts          // Apart, so that invented tokens do not push out good ones.
+	asking            singleflight.Group // One question a token.
+	slots             chan struct{}      // Has an element for each question that is being asked.
+}
+
+// verdicts are by the hash of the token: no token is kept.
+type verdicts = lru.Cache[tokenHash, verdict]
+
+type tokenHash = [sha256.Size]byte
+
+func newReviewer(reviews authenticationclient.TokenReviewInterface, audiences []string) (*reviewer, error) {
+	accepted, err := lru.New[tokenHash, verdict](maxAccepted)
+	if err != nil {
+		return nil, err
+	}
+	refused, err := lru.New[tokenHash, verdict](maxRefused)
+	if err != nil {
+		return nil, err
+	}
+	return &reviewer{
+		reviews: reviews, audiences: audiences, now: time.Now,
+		accepted: accepted, refused: refused, slots: make(chan struct{}, maxReviews),
+	}, nil
+}
+
+// review returns whose a token is, at most acceptedFor ago and never after it has expired. Errors are gRPC statuses:
+// Unauthenticated if the token is no good, Unavailable if nobody could say.
+func (r *reviewer) review(ctx context.Context, token string) (account, error) {
+	key := sha256.Sum256([]byte(token))
+	for _, known := range []*verdicts{r.accepted, r.refused} {
+		if v, ok := known.Get(key); ok && r.now().Before(v.until) {
+			return v.account, v.err
+		}
+	}
+	answer := r.asking.DoChan(string(key[:]), func() (any, error) {
+		// Others may wait for the answer when this client is gone.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+		defer cancel()
+		return r.ask(ctx, key, token), nil
+	})
+	select {
+	case a := <-answer:
+		v := a.Val.(verdict)
+		return v.account, v.err
+	case <-ctx.Done():
+		return account{}, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// ask finds out about a token and remembers what it found.
+func (r *reviewer) ask(ctx context.Context, key tokenHash, token string) verdict {
+	refuse := func(err error) verdict {
+		return verdict{err: status.Error(codes.Unauthenticated, err.Error()), until: r.now().Add(refusedFor)}
+	}
+	says, err := readClaims(token)
+	if err == nil {
+		err = says.check(r.audiences, r.now())
+	}
+	if err != nil {
+		return refuse(err) // Not worth remembering: it is as cheap to find out again.
+	}
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		return verdict{err: status.Error(codes.Unavailable, "too many tokens are being reviewed: try again")}
+	}
+	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: r.audiences}}
+	answer, err := r.reviews.Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		return verdict{err: status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)}
+	}
+	who, err := r.accept(answer.Status)
+	if err != nil {
+		v := refuse(err)
+		r.accepted.Remove(key)
+		r.refused.Add(key, v)
+		return v
+	}
+	who.expires = says.expires()
+	v := verdict{account: who, until: r.now().Add(acceptedFor)}
+	if who.expires.Before(v.until) {
+		v.until = who.expires
+	}
+	r.accepted.Add(key, v)
+	return v
+}
+
+// accept returns whose a token is, if the API server vouches for it as a service account's and for one of our audiences.
+func (r *reviewer) accept(s authenticationv1.TokenReviewStatus) (account, error) {
+	if !s.Authenticated {
+		reason := s.Error
+		if reason == "" {
+			reason = "it gave no reason"
+		}
+		return account{}, fmt.Errorf("the API server does not accept the token: %s", reason)
+	}
+	a := account{node: extra(s.User, nodeNameExtra), pod: extra(s.User, podNameExtra)}
+	for _, audience := range s.Audiences {
+		if slices.Contains(r.audiences, audience) {
+			a.audiences = append(a.audiences, audience)
+		}
+	}
+	if len(a.audiences) == 0 {
+		// Also what an API server says that knows no audiences: it would accept every token of the cluster.
+		return account{}, fmt.Errorf("the API server does not say that the token is for %s", strings.Join(r.audiences, " or "))
+	}
+	var ok bool
+	if a.namespace, a.name, ok = serviceAccount(s.User.Username); !ok {
+		return account{}, fmt.Errorf("the token is of %q, which is no service account", s.User.Username)
+	}
+	return a, nil
+}
+
+// What the API server says of a bound token in the extra fields of its user, since Kubernetes 1.30 by default.
+const (
+	nodeNameExtra = "authentication.kubernetes.io/node-name"
+	podNameExtra  = "authentication.kubernetes.io/pod-name"
+)
+
+// extra returns the value of an extra field. There is one, or it means nothing.
+func extra(user authenticationv1.UserInfo, key string) string {
+	if values := user.Extra[key]; len(values) == 1 {
+		return values[0]
+	}
+	return ""
+}
+
+// serviceAccount returns the parts of the username system:serviceaccount:NAMESPACE:NAME.
+func serviceAccount(username string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(username, "system:serviceaccount:")
+	if !ok {
+		return "", "", false
+	}
+	namespace, name, ok = strings.Cut(rest, ":")
+	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
+}

@@ -1,0 +1,91 @@
+package xds
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// How many connections there may be, in all and from one address. A node has one, and its pods that speak gRPC xDS may
+// share its address. Beyond that somebody holds connections in order to hold them, at some 50 KiB each.
+const (
+	maxConnections           = 32768
+	maxConnectionsPerAddress = 1024
+)
+
+// limitedListener closes the connections that are too many as soon as it has accepted them.
+type limitedListener struct {
+	net.Listener
+	refusals      *refusals
+	most, mostOne int // In all, and from one address.
+
+	mu   sync.Mutex // Guards what follows.
+	all  int
+	from map[netip.Addr]int
+}
+
+// limit limits the connections of a listener. Those of a unix socket are nobody else's business.
+func (s *Server) limit(l net.Listener) net.Listener {
+	if l.Addr().Network() == "unix" {
+		return l
+	}
+	return &limitedListener{
+		Listener: l, refusals: s.refusals, most: maxConnections, mostOne: maxConnectionsPerAddress, from: map[netip.Addr]int{},
+	}
+}
+
+// Accept waits for a connection that is not too many.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from := addressOf(conn)
+		if l.enter(from) {
+			return &limitedConn{Conn: conn, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
+		}
+		l.refusals.report("xds connection refused: there are too many", "peer", conn.RemoteAddr().String())
+		conn.Close() // Nothing was written that could be lost.
+	}
+}
+
+func (l *limitedListener) enter(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all == l.most || l.from[from] == l.mostOne {
+		return false
+	}
+	l.all++
+	l.from[from]++
+	return true
+}
+
+func (l *limitedListener) leave(from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.from[from]--; l.from[from] == 0 {
+		delete(l.from, from)
+	}
+}
+
+// addressOf returns the address that a connection comes from.
+func addressOf(conn net.Conn) netip.Addr {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// limitedConn is a connection that is counted until it is closed.
+type limitedConn struct {
+	net.Conn
+	leave func()
+}
+
+// Close closes the connection.
+func (c *limitedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}

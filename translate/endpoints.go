@@ -165,7 +165,8 @@ func choose(p *pool, v model.View) choice {
 // anywhere reports whether any node has endpoints of use.
 func (p *pool) anywhere() bool { return p.anyReady || p.anyDraining }
 
-// hintsFor returns the hints that narrow the cluster set for a view.
+// hintsFor returns the hints that narrow the cluster set for a view. Only ready candidates have a say, so where none is
+// ready there are no hints.
 func (p *pool) hintsFor(v model.View) Hints {
 	switch {
 	case p.nodeHints.hold(v.Node):
@@ -179,7 +180,7 @@ func (p *pool) hintsFor(v model.View) Hints {
 
 // cluster returns whether an endpoint is in the cluster set, and if not, why.
 func (c choice) cluster(e candidate) Use {
-	if use := usable(e, c.clusterDraining); use != Used || c.clusterDraining {
+	if use := usable(e, c.clusterDraining); use != Used {
 		return use
 	}
 	switch {

@@ -130,6 +130,8 @@ func TestChoose(t *testing.T) {
 			endpoints: []string{"0 ready on=n1", "1 ready on=n2"}, cluster: "0 1", local: "0"},
 		{name: "an endpoint without a node is on none", node: "-",
 			endpoints: []string{"0 ready", "1 ready on=n2"}, cluster: "0 1"},
+		{name: "nor is a terminating one", node: "-",
+			endpoints: []string{"0 draining", "1 draining on=n2"}, cluster: "0 1"},
 
 		{name: "none is ready",
 			endpoints: []string{"0 unready", "1 unready on=n1"}, nowhere: true},

@@ -247,4 +247,8 @@ func TestTooManyEndpoints(t *testing.T) {
 	if len(endpoints) != MaxEndpoints || endpoints[0].AddrPort != netip.MustParseAddrPort("10.1.0.0:8080") {
 		t.Errorf("got %d endpoints from %s, want the first %d", len(endpoints), endpoints[0].AddrPort, MaxEndpoints)
 	}
+	w.Set(sliceObject(testSlice(t, "web-1", "web", "1 ready")))
+	if len(w.Problems()) != 0 || len(w.large) != 0 {
+		t.Errorf("with one endpoint there are problems %v, and the Service counts as large: %v", w.Problems(), w.large)
+	}
 }

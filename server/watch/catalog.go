@@ -184,8 +184,10 @@ func parse(path string, data []byte, reader kube.Reader, seen time.Time) *file {
 	m := manifestReader{seen: map[model.ObjectKey]string{}}
 	m.readDocuments(path, data)
 	f := &file{objects: make(map[model.ObjectKey]model.Object, len(m.objects)), problems: m.problems}
-	if len(m.problems) > 0 {
-		f.state = broken
+	for _, p := range m.problems {
+		if p.Reason != model.DuplicateObject { // Of which the first counts.
+			f.state = broken
+		}
 	}
 	for _, typed := range m.objects {
 		o := reader.Read(typed, seen)

@@ -123,7 +123,10 @@ func connect(to netip.AddrPort, timeout time.Duration) (*connection, error) {
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 	)
 	if err == nil {
-		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+		// Linux goes on with an interrupted attempt when it is asked again.
+		err = uninterrupted(func() error {
+			return unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+		})
 	}
 	n := 0
 	if err == nil {
@@ -156,17 +159,23 @@ func (c *connection) exchange() error {
 }
 
 // read reads once and takes the end of the connection for an error: nothing here ends one before its client.
-func (c *connection) read() (int, error) {
+func (c *connection) read() (n int, err error) {
+	err = uninterrupted(func() (err error) {
+		n, err = unix.Read(c.fd, c.buffer[:])
+		return err
+	})
+	if err == nil && n == 0 {
+		err = errors.New("closed by the other side")
+	}
+	return n, err
+}
+
+// uninterrupted makes a system call until it has not been interrupted: the signals of Go's scheduler do that to calls on
+// sockets with a timeout.
+func uninterrupted(call func() error) error {
 	for {
-		n, err := unix.Read(c.fd, c.buffer[:])
-		switch {
-		case errors.Is(err, unix.EINTR): // The runtime's signals interrupt blocking calls.
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, errors.New("closed by the other side")
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
 		}
-		return n, nil
 	}
 }

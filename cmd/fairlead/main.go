@@ -28,8 +28,10 @@ func run() int {
 		newAgentCommand(),
 		newBootstrapCommand(),
 		newDemoCommand(),
+		newExplainCommand(),
 		newProxyCommand(),
 		newServeCommand(),
+		newStatusCommand(),
 		newTranslateCommand(),
 	)
 	if err := root.ExecuteContext(ctx); err != nil {

@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
+	"net/url"
 	"time"
 )
 
@@ -25,19 +27,33 @@ type Config struct {
 	Ready   func() error // Why it cannot do its work yet; nil if it can.
 	Status  func() any   // What it knows, for encoding/json.
 	Log     *slog.Logger
+
+	// Explain says what nodes (none: all) do with a Service and why, and Service which nodes have its newest change. Nil in
+	// a process that does not know.
+	Explain func(service string, nodes []string) (any, error)
+	Service func(service string) (any, error)
 }
 
 // stopTimeout is how long a request may still take when the process stops.
 const stopTimeout = 2 * time.Second
 
-// Handler answers /livez, /healthz (the same, by its older name), /readyz, /metrics and /debug/status.
+// Handler answers /livez, /healthz (the same, by its older name), /readyz, /metrics, /debug/status, /debug/pprof/ (Go's
+// profiler) and, where there are answers, /debug/explain?service=NAMESPACE/NAME&node=NAME and /debug/service?service=NAMESPACE/NAME.
 func Handler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", health(cfg.Live))
 	mux.Handle("GET /healthz", health(cfg.Live))
 	mux.Handle("GET /readyz", health(cfg.Ready))
 	mux.Handle("GET /metrics", cfg.Metrics)
-	mux.Handle("GET /debug/status", loopbackOnly(status(cfg.Status)))
+	mux.Handle("GET /debug/status", loopbackOnly(answer(func(url.Values) (any, error) { return cfg.Status(), nil })))
+	mux.Handle("GET /debug/pprof/", loopbackOnly(http.HandlerFunc(pprof.Index)))
+	mux.Handle("GET /debug/pprof/profile", loopbackOnly(http.HandlerFunc(pprof.Profile)))
+	if cfg.Explain != nil {
+		mux.Handle("GET /debug/explain", loopbackOnly(answer(func(q url.Values) (any, error) { return cfg.Explain(q.Get("service"), q["node"]) })))
+	}
+	if cfg.Service != nil {
+		mux.Handle("GET /debug/service", loopbackOnly(answer(func(q url.Values) (any, error) { return cfg.Service(q.Get("service")) })))
+	}
 	return mux
 }
 
@@ -55,15 +71,21 @@ func health(check func() error) http.Handler {
 	})
 }
 
-func status(get func() any) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		body, err := json.MarshalIndent(get(), "", "  ")
+// answer answers with JSON, or 404 and the error.
+func answer(get func(url.Values) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		value, err := get(r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		body, err := json.MarshalIndent(value, "", "  ")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(append(body, '\n')) // Only fails when nobody reads any more.
 	})
 }

@@ -79,6 +79,7 @@ func TestAnswers(t *testing.T) {
 		{"status", addr, "/debug/status", 200, "{\n  \"nodes\": 3\n}\n"},
 		{"status by name", "localhost", "/debug/status", 200, "{\n  \"nodes\": 3\n}\n"},
 		{"status for a web page that renamed this address", "evil.example:80", "/debug/status", 403, "only answered on a loopback address, for instance after kubectl port-forward\n"},
+		{"a profile for a web page that renamed this address", "evil.example:80", "/debug/pprof/heap", 403, "only answered on a loopback address, for instance after kubectl port-forward\n"},
 		{"health for anyone", "evil.example:80", "/livez", 200, "ok\n"},
 		{"nothing else", addr, "/debug", 404, "404 page not found\n"},
 	} {

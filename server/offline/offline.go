@@ -66,9 +66,18 @@ func Run(cfg Config, w io.Writer) error {
 
 // load reads the manifests and returns the node's table.
 func load(cfg Config) (translate.Table, error) {
-	objects, problems, err := watch.ReadManifests(cfg.Paths, cfg.Stdin)
+	world, err := World(cfg)
 	if err != nil {
 		return translate.Table{}, err
+	}
+	return world.Table(cfg.Node), nil
+}
+
+// World reads the manifests of a configuration and returns what is in them.
+func World(cfg Config) (*translate.World, error) {
+	objects, problems, err := watch.ReadManifests(cfg.Paths, cfg.Stdin)
+	if err != nil {
+		return nil, err
 	}
 	world := translate.NewWorld()
 	world.SetProblems("manifests", problems)
@@ -76,7 +85,7 @@ func load(cfg Config) (translate.Table, error) {
 	for _, o := range objects {
 		world.Set(reader.Read(o, time.Time{}))
 	}
-	return world.Table(cfg.Node), nil
+	return world, nil
 }
 
 // resource is one xDS resource in the answer.

@@ -6,6 +6,7 @@ package model
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -44,6 +45,18 @@ type ServiceKey struct{ Namespace, Name string }
 
 // String returns namespace/name.
 func (k ServiceKey) String() string { return k.Namespace + "/" + k.Name }
+
+// ParseServiceKey reads namespace/name, or a name in the namespace default.
+func ParseServiceKey(s string) (ServiceKey, error) {
+	namespace, name, qualified := strings.Cut(s, "/")
+	if !qualified {
+		namespace, name = "default", s
+	}
+	if namespace == "" || name == "" || strings.Contains(name, "/") {
+		return ServiceKey{}, fmt.Errorf("service %q: use namespace/name", s)
+	}
+	return ServiceKey{namespace, name}, nil
+}
 
 // Compare orders keys by namespace, then name.
 func (k ServiceKey) Compare(o ServiceKey) int {

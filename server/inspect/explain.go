@@ -1,0 +1,66 @@
+package inspect
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/fairlead/fairlead/server/explain"
+	"github.com/fairlead/fairlead/server/offline"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Question is a question about a Service.
+type Question struct {
+	Service string
+	Nodes   []string // None: all.
+	From    string   // An origin's name; empty: all.
+	Format  string   // One of Formats.
+
+	Manifests offline.Config // Whom to ask if it has paths: the manifests.
+	Admin     string         // Whom to ask otherwise: the control plane at this admin address.
+}
+
+// Formats are the forms of an answer.
+var Formats = []string{"text", "json"}
+
+// AnswerQuestion writes the answer.
+func AnswerQuestion(ctx context.Context, q Question, w io.Writer) error {
+	origins := []string{"", model.FromPod.String(), model.FromNode.String(), model.FromOutside.String()}
+	switch {
+	case !slices.Contains(origins, q.From):
+		return fmt.Errorf("origin %q: choose one of %q", q.From, origins[1:])
+	case !slices.Contains(Formats, q.Format):
+		return fmt.Errorf("format %q: choose one of %q", q.Format, Formats)
+	}
+	report, err := ask(ctx, q)
+	if err != nil {
+		return err
+	}
+	if q.Format == "text" {
+		_, err := io.WriteString(w, report.Text(q.From))
+		return err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(report)
+}
+
+// ask asks the manifests or the control plane.
+func ask(ctx context.Context, q Question) (explain.Report, error) {
+	if len(q.Manifests.Paths) == 0 {
+		return Explain(ctx, q.Admin, q.Service, q.Nodes)
+	}
+	key, err := model.ParseServiceKey(q.Service)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	world, err := offline.World(q.Manifests)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	return explain.New(world, key, q.Nodes)
+}

@@ -33,13 +33,13 @@ const deadline = 10 * time.Second
 // controlPlane is a control plane that runs in the test.
 type controlPlane struct {
 	*Server
-	t     *testing.T
+	t     testing.TB
 	spans *tracetest.InMemoryExporter
 	stop  func() error // Stops it and returns what Run returned.
 }
 
 // startServer runs a control plane with a source until the test ends.
-func startServer(t *testing.T, source Source) *controlPlane {
+func startServer(t testing.TB, source Source) *controlPlane {
 	t.Helper()
 	meters, metrics, err := telemetry.Metrics()
 	if err != nil {
@@ -148,7 +148,7 @@ func (c *controlPlane) eventually(what string, condition func() bool) {
 
 // node is a client that subscribes to what a node's agent subscribes to.
 type node struct {
-	t         *testing.T
+	t         testing.TB
 	stream    grpc.BidiStreamingClient[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]
 	responses chan *discoverypb.DeltaDiscoveryResponse
 	ended     chan error // What the stream ended with.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/cache"
@@ -22,12 +23,14 @@ type owner struct {
 	log      *slog.Logger
 	ready    chan struct{} // Closed with the first publish.
 
+	mu        sync.Mutex // Guards world and publishes, for those who ask about a Service.
 	world     *translate.World
-	frontends tally[model.ServiceKey] // How many each Service has that is forwarded.
-	endpoints tally[model.ObjectKey]  // How many each slice has.
-	nodes     map[string]published    // What the cache knows of each node.
-	stale     map[string]bool         // Nodes whose object was touched since.
-	first     bool                    // Nothing has been published yet.
+	publishes map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
+	frontends tally[model.ServiceKey]     // How many each Service has that is forwarded.
+	endpoints tally[model.ObjectKey]      // How many each slice has.
+	nodes     map[string]published        // What the cache knows of each node.
+	stale     map[string]bool             // Nodes whose object was touched since.
+	first     bool                        // Nothing has been published yet.
 }
 
 // published is what the cache was told of a node.
@@ -36,11 +39,11 @@ type published struct {
 	version string // Of its description.
 }
 
-func newOwner(o owner) *owner {
-	o.world = translate.NewWorld()
+func newOwner(o *owner) *owner {
+	o.world, o.publishes = translate.NewWorld(), map[model.ServiceKey]uint64{}
 	o.nodes, o.stale = map[string]published{}, map[string]bool{}
 	o.ready, o.first = make(chan struct{}), true
-	return &o
+	return o
 }
 
 func (o *owner) run(ctx context.Context) error {
@@ -56,10 +59,13 @@ func (o *owner) run(ctx context.Context) error {
 // apply takes a batch into the world and publishes what that changes. Before all kinds have been listed completely it
 // publishes nothing: half a world would take away what clients have.
 func (o *owner) apply(batch watch.Batch) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	started := time.Now()
 	for _, c := range batch.Changes {
 		o.set(c.Object)
 	}
+	o.ledger.setWorld(o.world.Problems())
 	if !batch.Synced {
 		return
 	}
@@ -72,7 +78,6 @@ func (o *owner) apply(batch watch.Batch) {
 		o.translateNode(name, &update)
 	}
 	clear(o.stale)
-	o.ledger.setWorld(o.world.Problems())
 	o.count()
 
 	if !o.first && len(update.Units) == 0 && len(update.Views) == 0 {
@@ -86,10 +91,23 @@ func (o *owner) apply(batch watch.Batch) {
 	update.Traceparent = receipt.traceparent()
 	o.receipts.publish(update, receipt)
 	o.metrics.published(receipt)
+	o.remember(services, receipt.seq)
 	if o.first {
 		o.first = false
 		o.log.Info("all objects are known and published", "services", len(o.frontends.of), "nodes", len(o.nodes), "took", time.Since(started))
 		close(o.ready)
+	}
+}
+
+// remember notes in which publish Services were. The first has all, so it need not be remembered.
+func (o *owner) remember(services []model.ServiceKey, seq uint64) {
+	for _, key := range services {
+		switch _, forwarded := o.frontends.of[key]; {
+		case !forwarded:
+			delete(o.publishes, key)
+		case !o.first:
+			o.publishes[key] = seq
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/fairlead/fairlead/server/identity"
 	"github.com/fairlead/fairlead/server/watch"
 	"github.com/fairlead/fairlead/server/xds"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // scope names what Fairlead measures and traces.
@@ -89,7 +90,7 @@ func New(cfg Config) (*Server, error) {
 	s.receipts = newReceipts(tracer, m, cfg.Log)
 	s.cache = cache.New(cache.Config{Observer: s.receipts})
 	s.receipts.cache = s.cache
-	s.owner = newOwner(owner{queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
+	s.owner = newOwner(&owner{queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
 	if err := s.observe(meter); err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
@@ -139,6 +140,8 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		Live:    s.stuck,
 		Ready:   s.notReady,
 		Status:  func() any { return s.Status() },
+		Explain: func(service string, nodes []string) (any, error) { return s.Explain(service, nodes) },
+		Service: func(service string) (any, error) { return s.ServiceStatus(service) },
 		Log:     s.cfg.Log,
 	})
 }
@@ -217,7 +220,13 @@ func (s *Server) notReady() error {
 	default:
 		return errors.New("translating the first complete state")
 	}
-	return fmt.Errorf("waiting for the first complete list of %s", strings.Join(kinds, ", "))
+	reason := "waiting for the first complete list of " + strings.Join(kinds, ", ")
+	for _, p := range s.ledger.problems() {
+		if p.Reason == model.Unreadable {
+			reason += "; " + p.Object + ": " + p.Message
+		}
+	}
+	return errors.New(reason)
 }
 
 func (s *Server) served() bool {

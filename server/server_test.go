@@ -191,6 +191,14 @@ func TestNothingIsServedBeforeEverythingIsKnown(t *testing.T) {
 		t.Errorf("serves at %v, %v", addr, err)
 	}
 
+	source := model.ObjectKey{Kind: watch.KindSource, Name: "API server's list of Nodes"}
+	q.Set(watch.Change{Object: model.Object{Key: source, Problems: []model.Problem{{Object: source.Name, Reason: model.Unreadable, Message: "nodes is forbidden"}}}})
+	c.eventually("the reason is told", func() bool {
+		_, body := c.get("/readyz")
+		return body == "waiting for the first complete list of Nodes; API server's list of Nodes: nodes is forbidden\n"
+	})
+
+	q.Set(watch.Change{Object: model.Object{Key: source}})
 	q.SetSynced(model.KindNode)
 	n := c.connect("n1")
 	n.until("the Service is there", n.has(1, 1, 1, 0))

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -169,29 +168,35 @@ func (p *pool) set(suffix string, use func(candidate) Use) *model.EndpointSet {
 	if p.family == model.IPv6 {
 		name += "/ipv6"
 	}
-	set := &model.EndpointSet{Name: name + suffix, Changes: p.changes}
+	n := min(p.count(use), MaxEndpoints)
+	set := &model.EndpointSet{Name: name + suffix, Endpoints: make([]model.Endpoint, 0, n), Changes: p.changes}
 	for _, c := range p.candidates {
-		if use(c) != Used {
-			continue
-		}
-		if len(set.Endpoints) == MaxEndpoints {
+		if len(set.Endpoints) == n {
 			break
 		}
-		set.Endpoints = append(set.Endpoints, model.Endpoint{AddrPort: c.addrPort, SliceEndpoint: *c.endpoint})
+		if use(c) == Used {
+			set.Endpoints = append(set.Endpoints, model.Endpoint{AddrPort: c.addrPort, SliceEndpoint: *c.endpoint})
+		}
 	}
 	return set
+}
+
+// count returns how many candidates are used.
+func (p *pool) count(use func(candidate) Use) int {
+	n := 0
+	for _, c := range p.candidates {
+		if use(c) == Used {
+			n++
+		}
+	}
+	return n
 }
 
 // problems returns what is wrong with the Service as a whole.
 func (p *Plan) problems() []model.Problem {
 	var all []model.Problem
 	for _, pool := range p.pools {
-		n := 0
-		for _, c := range pool.candidates {
-			if usable(c, !pool.anyReady) == Used {
-				n++
-			}
-		}
+		n := pool.count(func(c candidate) Use { return usable(c, !pool.anyReady) })
 		if n <= MaxEndpoints {
 			continue
 		}
@@ -199,7 +204,7 @@ func (p *Plan) problems() []model.Problem {
 			Object: object(p.service.Key),
 			Reason: model.TooManyEndpoints,
 			Message: fmt.Sprintf("port %s has %d %s endpoints, but a node can take %d: only the first of them, by address, get connections; spread the pods over several Services",
-				cmp.Or(pool.id.Port, "?"), n, pool.family, MaxEndpoints),
+				pool.id.Port, n, pool.family, MaxEndpoints),
 		})
 	}
 	return all

@@ -15,8 +15,8 @@ func newTranslateCommand() *cobra.Command {
 		Short: "Print what a node does with manifests, without a cluster",
 		Long: `Reads Services, EndpointSlices and Nodes, and prints the forwarding table of one node: every address that it
 answers for, where connections from pods, from the node itself and from outside go, and what is wrong with the objects.`,
-		Example: `  fairlead translate -f examples/quickstart --node node-1
-  kubectl get services,endpointslices,nodes -A -o yaml | fairlead translate -f - --node node-1 -o json`,
+		Example: `  fairlead translate -f examples/quickstart --node n1
+  kubectl get services,endpointslices,nodes -A -o yaml | fairlead translate -f - --node n1 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config.Stdin = cmd.InOrStdin()

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/fairlead/fairlead/server/watch"
@@ -74,7 +76,7 @@ func newCluster(t *testing.T, o order) *cluster {
 	}
 }
 
-// apply adds or changes the objects of a file, one at a time.
+// apply adds or changes the objects of a file.
 func (c *cluster) apply(name string, manifests []byte) {
 	c.t.Helper()
 	objects, problems, err := watch.ReadManifests([]string{watch.Stdin}, strings.NewReader(string(manifests)))
@@ -83,6 +85,12 @@ func (c *cluster) apply(name string, manifests []byte) {
 	}
 	c.problems[name] = problems
 	c.world.SetProblems(name, problems)
+	c.set(objects)
+}
+
+// set adds or changes objects, one at a time.
+func (c *cluster) set(objects []runtime.Object) {
+	c.t.Helper()
 	var keys []model.ObjectKey
 	for _, o := range objects {
 		key := c.reader.Read(o, time.Time{}).Key
@@ -120,7 +128,7 @@ func serviceKey(name string) model.ServiceKey {
 	return model.ServiceKey{Namespace: "default", Name: name}
 }
 
-// applyEndpoints adds slices with many endpoints, as the controller cuts them when told to.
+// applyEndpoints adds slices with many endpoints, more to the slice than the controller puts there.
 func (c *cluster) applyEndpoints(service, count string) {
 	c.t.Helper()
 	n, err := strconv.Atoi(count)
@@ -128,18 +136,19 @@ func (c *cluster) applyEndpoints(service, count string) {
 		c.t.Fatal(err)
 	}
 	const perSlice = 10_000
-	var b strings.Builder
-	for i := range n {
-		if i%perSlice == 0 {
-			fmt.Fprintf(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: %s-%d, labels: {kubernetes.io/service-name: %s}}, addressType: IPv4, ports: [{port: 8080}], endpoints: [\n",
-				service, i/perSlice, service)
+	var slices []runtime.Object
+	for first := 0; first < n; first += perSlice {
+		s := &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("%s-%d", service, first/perSlice), Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			AddressType: discoveryv1.AddressTypeIPv4,
+			Ports:       []discoveryv1.EndpointPort{{Name: new(string), Port: new(int32(8080))}},
 		}
-		fmt.Fprintf(&b, "{addresses: [10.%d.%d.%d]},\n", 64+i>>16, i>>8&255, i&255)
-		if i%perSlice == perSlice-1 || i == n-1 {
-			b.WriteString("]}\n")
+		for i := first; i < min(n, first+perSlice); i++ {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 64+i>>16, i>>8&255, i&255)}})
 		}
+		slices = append(slices, s)
 	}
-	c.apply("endpoints of "+service, []byte(b.String()))
+	c.set(slices)
 }
 
 // fresh returns a World that knows only what is now, told in the scenario's order.

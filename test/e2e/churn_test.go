@@ -48,5 +48,5 @@ func TestScale(t *testing.T) {
 	s.kubectl("rollout", "restart", "deployment", s.name)
 	s.kubectl("rollout", "status", "deployment", s.name, "--timeout", patience.String())
 	s.spread(loads, s.awaitPods(4))
-	stop(t, loads...)
+	stop(loads...)
 }

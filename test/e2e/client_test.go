@@ -66,7 +66,7 @@ func (c *conversation) ask() (string, error) {
 	return pod, nil
 }
 
-// load is a client that asks a Service all the time. Not one request may fail.
+// load is a client that asks a Service all the time. One failed request fails the test.
 type load struct {
 	name   string
 	cancel context.CancelFunc
@@ -118,7 +118,12 @@ func startLoad(t *testing.T, name string, ask func() (string, error)) *load {
 			}
 		}
 	}()
-	t.Cleanup(func() { cancel(); <-l.ended })
+	t.Cleanup(func() {
+		stop(l)
+		if _, err := l.progress(); err != nil {
+			t.Errorf("%v; logs are in %s", err, theCluster.dir)
+		}
+	})
 	return l
 }
 
@@ -180,17 +185,13 @@ func proceed(t *testing.T, loads ...*load) {
 	}
 }
 
-// stop ends the loads and fails the test if a request has failed.
-func stop(t *testing.T, loads ...*load) {
-	t.Helper()
+// stop ends the loads when their requests under way have finished.
+func stop(loads ...*load) {
 	for _, l := range loads {
 		l.cancel()
 	}
 	for _, l := range loads {
 		<-l.ended
-		if _, err := l.progress(); err != nil {
-			t.Errorf("%v; logs are in %s", err, theCluster.dir)
-		}
 	}
 }
 

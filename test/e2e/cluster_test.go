@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/lab/fleet"
 )
 
 // theCluster is started once for all tests: they are about one cluster that lives through a lot.
@@ -58,7 +58,7 @@ type cluster struct {
 	outside  *lab.Host // Not part of the cluster: it has no route to Pods or Services.
 	kube     *controlPlane
 	kubelets *kubelets
-	fairlead *fairlead
+	fairlead *fleet.Fleet
 	clients  []*pod // One on each node, to dial from.
 }
 
@@ -82,14 +82,17 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	return c, nil
 }
 
-// startNetwork joins two nodes, the control plane's host and one outside. The control plane's host is outside the
+// startNetwork joins two nodes, one of each way to attach Pods, the control plane's host and one outside. The control plane's host is outside the
 // cluster as well, but knows the way to Pods, as a managed control plane does.
 func (c *cluster) startNetwork(context.Context) (err error) {
 	if c.lab, err = lab.New(); err != nil {
 		return err
 	}
-	for _, name := range []string{"n1", "n2"} {
-		n, err := c.lab.AddNode(name, lab.Routed)
+	for _, node := range []struct {
+		name string
+		cni  lab.CNI
+	}{{"n1", lab.Routed}, {"n2", lab.Routed}} {
+		n, err := c.lab.AddNode(node.name, node.cni)
 		if err != nil {
 			return err
 		}
@@ -144,7 +147,7 @@ func (c *cluster) startClients(ctx context.Context) error {
 // stop ends all processes, and removes their files unless something failed.
 func (c *cluster) stop() {
 	if c.fairlead != nil {
-		c.fairlead.stop()
+		c.fairlead.Stop()
 	}
 	if c.kube != nil {
 		c.kube.stop()
@@ -168,19 +171,46 @@ func (c *cluster) binary(name string) string {
 	return filepath.Join(c.root, ".cache", "e2e", name)
 }
 
-// envoy finds Envoy as make does: $ENVOY, PATH, then the checkout's cache.
-func (c *cluster) envoy() (string, error) {
-	if path := os.Getenv("ENVOY"); path != "" {
-		return path, nil
+// log returns the path of a program's log.
+func (c *cluster) log(name string) string { return filepath.Join(c.dir, name+".log") }
+
+// startFairlead gives the control plane a service account that may read what it needs and no more, and starts it, and
+// an agent and an Envoy on each node.
+func (c *cluster) startFairlead(ctx context.Context) error {
+	envoy, err := fleet.FindEnvoy(c.root)
+	if err != nil {
+		return err
 	}
-	if path, err := exec.LookPath("envoy"); err == nil {
-		return path, nil
+	manifest, err := os.ReadFile(filepath.Join("testdata", "fairlead.yaml"))
+	if err != nil {
+		return err
 	}
-	path := filepath.Join(c.root, ".cache", "envoy", "envoy")
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("no Envoy (set $ENVOY to its path, or run make envoy): %w", err)
+	if _, err := c.kube.kubectl(string(manifest), "apply", "-f", "-"); err != nil {
+		return err
 	}
-	return path, nil
+	kubeconfig := filepath.Join(c.dir, "fairlead.kubeconfig")
+	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "fairlead", c.kube.address()); err != nil {
+		return err
+	}
+	c.fairlead, err = fleet.Start(fleet.Config{
+		Fairlead: c.binary("fairlead"),
+		Envoy:    envoy,
+		Dir:      c.dir,
+		Source:   []string{"--source", "kubernetes", "--kubeconfig", kubeconfig},
+		Server:   c.kube.host,
+		Nodes:    c.nodes,
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if _, err := c.fairlead.Await(ctx, n.Name, fleet.Ready); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // patience bounds every wait for a condition.

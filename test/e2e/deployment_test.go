@@ -11,11 +11,13 @@ import (
 	"github.com/fairlead/fairlead/server/lab"
 )
 
-// service is a Deployment of echo Pods in namespace default and the Service that kubectl exposed it with.
+// service is a Deployment of echo Pods in namespace default, or one such Pod, and the Service that kubectl exposed it
+// with. All have the same name.
 type service struct {
 	t        *testing.T
 	cluster  *cluster
 	name     string
+	behind   string     // What kubectl exposes: deployment or pod.
 	address  netip.Addr // The IPv4 ClusterIP.
 	nodePort uint16     // 0 unless it was exposed with one.
 }
@@ -23,18 +25,35 @@ type service struct {
 // deploy creates the Deployment and exposes it on port 80, with further flags for kubectl expose.
 func deploy(t *testing.T, name string, replicas int, flags ...string) *service {
 	t.Helper()
-	s := &service{t: t, cluster: theCluster, name: name}
+	s := &service{t: t, cluster: theCluster, name: name, behind: "deployment"}
 	s.kubectl("create", "deployment", name, "--image", imageEcho, "--port", "8080", "--replicas", fmt.Sprint(replicas))
-	t.Cleanup(func() { s.kubectl("delete", "deployment,service", name, "--ignore-not-found", "--wait=false") })
+	t.Cleanup(func() { s.kubectl("delete", "deployment,service", name, "--wait=false") })
 	s.awaitPods(replicas)
 	s.expose(flags...)
 	return s
 }
 
+// deployOn runs one Pod on a node and exposes it on port 80.
+func deployOn(t *testing.T, name string, n *lab.Node) (*service, *pod) {
+	t.Helper()
+	s := &service{t: t, cluster: theCluster, name: name, behind: "pod"}
+	s.kubectl("run", name, "--image", imageEcho, "--port", "8080", "--overrides", fmt.Sprintf(`{"spec": {"nodeName": %q}}`, n.Name))
+	t.Cleanup(func() { s.kubectl("delete", "pod,service", name, "--wait=false") })
+	var p *pod
+	s.eventually(func() error {
+		if p = s.cluster.kubelets.pod("default/" + name); p == nil {
+			return fmt.Errorf("pod %s does not run", name)
+		}
+		return nil
+	})
+	s.expose()
+	return s, p
+}
+
 // expose makes the Service and waits until a Pod answers through it.
 func (s *service) expose(flags ...string) {
 	s.t.Helper()
-	s.kubectl(append([]string{"expose", "deployment", s.name, "--port", "80", "--target-port", "8080"}, flags...)...)
+	s.kubectl(append([]string{"expose", s.behind, s.name, "--port", "80", "--target-port", "8080"}, flags...)...)
 	object, err := s.cluster.kube.client.CoreV1().Services("default").Get(s.t.Context(), s.name, metav1.GetOptions{})
 	if err != nil {
 		s.t.Fatal(err)

@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/fairlead/fairlead/server/lab"
 )
 
 // undisturbed asks a Service from everywhere, also on connections that stay, while something happens. No request may
@@ -24,17 +27,19 @@ func (s *service) undisturbed(disturb func(goOn func())) {
 	goOn()
 	disturb(goOn)
 	goOn()
-	stop(s.t, loads...)
+	stop(loads...)
 }
 
 // follows waits until a change made now is forwarded on every node.
 func (s *service) follows(replicas int) {
 	s.t.Helper()
+	started := time.Now()
 	pods := s.scale(replicas)
 	for i, n := range s.cluster.nodes {
 		s.answers(s.cluster.clients[i].host, s.clusterIP(), pods)
 		s.answers(s.cluster.outside, s.nodePortOf(n), pods)
 	}
+	s.t.Logf("a new pod answers on all nodes %s after kubectl scale", time.Since(started).Round(time.Millisecond))
 }
 
 func (s *service) must(err error) {
@@ -44,14 +49,27 @@ func (s *service) must(err error) {
 	}
 }
 
+func (s *service) killEnvoy(n *lab.Node) {
+	for _, p := range s.cluster.fairlead.Proxies(n.Name) {
+		p.Kill()
+		s.cluster.fairlead.StopProxy(n.Name, p) // Nothing is left of it to stop.
+	}
+}
+
+func (s *service) startEnvoy(n *lab.Node) {
+	s.t.Helper()
+	_, err := s.cluster.fairlead.StartProxy(n.Name)
+	s.must(err)
+}
+
 // TestControlPlaneKilled kills the control plane and starts it again.
 func TestControlPlaneKilled(t *testing.T) {
 	s := deploy(t, "serve-killed", 2, "--type=NodePort")
 	f := s.cluster.fairlead
 	s.undisturbed(func(goOn func()) {
-		f.serve.kill()
+		f.Serve().Kill()
 		goOn()
-		s.must(f.startServe())
+		s.must(f.StartServe())
 		s.follows(3)
 	})
 }
@@ -61,7 +79,7 @@ func TestAPIServerRestarted(t *testing.T) {
 	s := deploy(t, "api-restarted", 2, "--type=NodePort")
 	kube := s.cluster.kube
 	s.undisturbed(func(goOn func()) {
-		kube.apiServer.kill()
+		kube.apiServer.Kill()
 		goOn()
 		s.must(kube.startAPIServer())
 		s.must(kube.ready(t.Context()))
@@ -75,9 +93,9 @@ func TestAgentKilled(t *testing.T) {
 	f := s.cluster.fairlead
 	s.undisturbed(func(goOn func()) {
 		for _, n := range s.cluster.nodes {
-			f.agents[n.Name].kill()
+			f.Agent(n.Name).Kill()
 			goOn()
-			s.must(f.startAgent(n))
+			s.must(f.StartAgent(n.Name))
 		}
 		s.follows(3)
 	})
@@ -90,18 +108,19 @@ func TestNodeAlone(t *testing.T) {
 	f := s.cluster.fairlead
 	n := s.cluster.nodes[0]
 	s.undisturbed(func(goOn func()) {
-		f.serve.kill()
+		f.Serve().Kill()
 		for _, n := range s.cluster.nodes {
-			f.agents[n.Name].kill()
+			f.Agent(n.Name).Kill()
 		}
 		goOn()
 	})
 
-	f.proxies[n.Name].kill()
-	s.must(errors.Join(f.startAgent(n), f.startProxy(n)))
+	s.killEnvoy(n)
+	s.must(f.StartAgent(n.Name))
+	s.startEnvoy(n)
 	s.answers(s.cluster.clients[0].host, s.clusterIP(), s.awaitPods(2))
 
-	s.must(errors.Join(f.startServe(), f.startAgent(s.cluster.nodes[1])))
+	s.must(errors.Join(f.StartServe(), f.StartAgent(s.cluster.nodes[1].Name)))
 	s.follows(3)
 }
 
@@ -109,23 +128,24 @@ func TestNodeAlone(t *testing.T) {
 // node forwards again as soon as an Envoy is back.
 func TestEnvoyKilled(t *testing.T) {
 	s := deploy(t, "envoy-killed", 2, "--type=NodePort")
-	f := s.cluster.fairlead
 	n, other := s.cluster.nodes[0], s.cluster.nodes[1]
 	loads := []*load{
 		loadNew(t, "pod of the other node", s.cluster.clients[1].host, s.clusterIP()),
 		loadKept(t, "pod of the other node", s.cluster.clients[1].host, s.clusterIP()),
 		loadNew(t, "outside by the other node", s.cluster.outside, s.nodePortOf(other)),
 	}
-	f.proxies[n.Name].kill()
+	s.killEnvoy(n)
 	killed := time.Now()
-	s.must(f.startProxy(n))
+	s.startEnvoy(n)
 	s.eventually(func() error {
-		_, err := ask(t.Context(), s.cluster.clients[0].host, s.clusterIP())
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := ask(ctx, s.cluster.clients[0].host, s.clusterIP())
 		return err
 	})
 	t.Logf("node %s forwards %s after its Envoy was killed", n.Name, time.Since(killed).Round(time.Millisecond))
 	s.answers(s.cluster.outside, s.nodePortOf(n), s.awaitPods(2))
 	proceed(t, loads...)
-	stop(t, loads...)
+	stop(loads...)
 	s.follows(3)
 }

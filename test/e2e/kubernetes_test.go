@@ -48,7 +48,7 @@ type controlPlane struct {
 	dir     string // Certificates, keys, kubeconfigs and etcd's data.
 	token   string // Of a member of system:masters.
 
-	etcd, apiServer, controllerManager *process
+	etcd, apiServer, controllerManager *lab.Process
 
 	config *rest.Config // For the tests, which are not on the control plane's host but dial from it.
 	client *kubernetes.Clientset
@@ -61,7 +61,7 @@ func (c *cluster) startControlPlane(ctx context.Context, host *lab.Host) (*contr
 		return nil, err
 	}
 	var err error
-	k.etcd, err = c.run(host, "etcd", exec.Command(c.binary("etcd"), "--data-dir", filepath.Join(k.dir, "etcd"), "--log-level", "warn"))
+	k.etcd, err = host.Run("etcd", c.log("etcd"), exec.Command(c.binary("etcd"), "--data-dir", filepath.Join(k.dir, "etcd"), "--log-level", "warn"))
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (c *cluster) startControlPlane(ctx context.Context, host *lab.Host) (*contr
 	if err := k.writeKubeconfig(admin, k.address(), k.token); err != nil {
 		return nil, err
 	}
-	k.controllerManager, err = c.run(host, "kube-controller-manager", exec.Command(c.binary("kube-controller-manager"),
+	k.controllerManager, err = host.Run("kube-controller-manager", c.log("kube-controller-manager"), exec.Command(c.binary("kube-controller-manager"),
 		"--kubeconfig", admin, "--leader-elect=false", "--use-service-account-credentials", "--controllers", controllers,
 		"--service-account-private-key-file", filepath.Join(k.dir, "service-account.key"), "--cert-dir", k.dir))
 	return k, err
@@ -88,7 +88,7 @@ func (k *controlPlane) address() string {
 
 // startAPIServer starts the API server, or starts it again after it was killed.
 func (k *controlPlane) startAPIServer() (err error) {
-	k.apiServer, err = k.cluster.run(k.host, "kube-apiserver", exec.Command(k.cluster.binary("kube-apiserver"),
+	k.apiServer, err = k.host.Run("kube-apiserver", k.cluster.log("kube-apiserver"), exec.Command(k.cluster.binary("kube-apiserver"),
 		"--etcd-servers", "http://127.0.0.1:2379",
 		"--bind-address", "0.0.0.0", "--secure-port", fmt.Sprint(apiServerPort), "--advertise-address", k.host.IPv4.String(),
 		"--cert-dir", k.dir,
@@ -105,7 +105,7 @@ func (k *controlPlane) startAPIServer() (err error) {
 func (k *controlPlane) connect(ctx context.Context) error {
 	ca := filepath.Join(k.dir, "apiserver.crt") // The API server writes it as it starts, its authority's certificate included.
 	err := eventually(ctx, func() error {
-		if err := errors.Join(k.etcd.ended(), k.apiServer.ended()); err != nil {
+		if err := errors.Join(k.etcd.Ended(), k.apiServer.Ended()); err != nil {
 			return err
 		}
 		_, err := os.Stat(ca)
@@ -130,7 +130,7 @@ func (k *controlPlane) connect(ctx context.Context) error {
 // ready waits until the API server says that it is.
 func (k *controlPlane) ready(ctx context.Context) error {
 	err := eventually(ctx, func() error {
-		if err := k.apiServer.ended(); err != nil {
+		if err := k.apiServer.Ended(); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -145,9 +145,9 @@ func (k *controlPlane) ready(ctx context.Context) error {
 
 // stop ends what was started, last first.
 func (k *controlPlane) stop() {
-	for _, p := range []*process{k.controllerManager, k.apiServer, k.etcd} {
+	for _, p := range []*lab.Process{k.controllerManager, k.apiServer, k.etcd} {
 		if p != nil {
-			p.kill()
+			p.Kill()
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,16 +37,18 @@ type pod struct {
 	host *lab.Host
 
 	lastAsked   atomic.Int64 // Unix nanoseconds of the last request.
-	asked       atomic.Int64 // Requests so far.
 	terminating atomic.Bool
+
+	mu      sync.Mutex         // Guards clients.
+	clients map[netip.Addr]int // Requests so far, by the address that they came from.
 
 	closers []func() error // What end closes, last first. Not changed after startPod.
 }
 
-// startPod makes a Pod's network namespace and starts what its image names.
-func (c *cluster) startPod(ctx context.Context, node *lab.Node, object *corev1.Pod) (_ *pod, err error) {
-	p := &pod{key: object.Namespace + "/" + object.Name, name: object.Name, node: node}
-	if p.host, err = node.AddPod(object.Name, 0); err != nil {
+// startPod makes a Pod's network namespace, with a number in its addresses, and starts what its image names.
+func (c *cluster) startPod(ctx context.Context, node *lab.Node, number int, object *corev1.Pod) (_ *pod, err error) {
+	p := &pod{key: object.Namespace + "/" + object.Name, name: object.Name, node: node, clients: map[netip.Addr]int{}}
+	if p.host, err = node.AddPod(object.Name, number); err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, p.host.Delete)
@@ -94,14 +97,13 @@ func (p *pod) drained(ctx context.Context, grace time.Duration) {
 // line that lab.Host.Ask reads.
 func (p *pod) echo(ports []corev1.ContainerPort) error {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.asked.Add(1)
-		p.lastAsked.Store(time.Now().UnixNano())
 		client, err := netip.ParseAddrPort(r.RemoteAddr)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+		p.count(client.Addr())
 		fmt.Fprintln(w, lab.Answer{Server: p.name, Client: client})
 	})
 	for _, port := range ports {
@@ -114,6 +116,20 @@ func (p *pod) echo(ports []corev1.ContainerPort) error {
 		go server.Serve(listener) // Until Close.
 	}
 	return nil
+}
+
+func (p *pod) count(client netip.Addr) {
+	p.lastAsked.Store(time.Now().UnixNano())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clients[client]++
+}
+
+// askedBy returns how many requests came from an address.
+func (p *pod) askedBy(client netip.Addr) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.clients[client]
 }
 
 // coreDNS runs CoreDNS in the pod. It finds the API server as any pod does, by the address of the kubernetes Service.
@@ -131,13 +147,13 @@ func (p *pod) coreDNS(ctx context.Context, c *cluster) error {
 	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "coredns", net.JoinHostPort(kubernetesService, "443")); err != nil {
 		return err
 	}
-	server, err := c.run(p.host, p.name, cmd)
+	server, err := p.host.Run("coredns", c.log(p.name), cmd)
 	if err != nil {
 		return err
 	}
-	p.closers = append(p.closers, func() error { server.kill(); return nil })
+	p.closers = append(p.closers, func() error { server.Kill(); return nil })
 	return eventually(ctx, func() error {
-		if err := server.ended(); err != nil {
+		if err := server.Ended(); err != nil {
 			return err
 		}
 		return p.probe(ctx)

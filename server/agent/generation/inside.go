@@ -17,19 +17,27 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// inNamespace runs f in the network namespace at ns, on a thread that ends with it: a thread that could not be brought
-// back would otherwise carry on with other goroutines in the wrong namespace.
-func inNamespace(ns int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := netns.Set(netns.NsHandle(ns)); err != nil {
-			done <- fmt.Errorf("enter the network namespace: %w", err)
-			return
+// inNamespace runs f in the network namespace at ns, on this goroutine's thread, which comes back afterwards. One that could
+// not come back is never used by another goroutine. To let threads end in the namespace instead would not do: a process's
+// first thread cannot end, and would keep the namespace, and so the generation, alive.
+func inNamespace(ns int, f func() error) (err error) {
+	runtime.LockOSThread()
+	before, err := netns.GetFromPath("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	defer func() {
+		back := netns.Set(before)
+		if back == nil {
+			runtime.UnlockOSThread()
 		}
-		done <- f()
+		err = errors.Join(err, back, before.Close())
 	}()
-	return <-done
+	if err := netns.Set(netns.NsHandle(ns)); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return f()
 }
 
 // buildInside makes the namespace a small host to which everything is local: what comes in by a veth is delivered to

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -48,9 +49,15 @@ command and Envoy. Touches nothing of this machine's network, and leaves nothing
 	return cmd
 }
 
+// exitInterrupted is what shells report of a program that Ctrl-C has ended.
+const exitInterrupted = 130
+
 // showDemo runs the demo and returns the exit code.
 func showDemo(ctx context.Context, config demo.Config) int {
-	if err := demo.Run(ctx, config); err != nil {
+	switch err := demo.Run(ctx, config); {
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "fairlead demo:", err)
 		return 1
 	}

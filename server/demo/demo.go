@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -66,37 +65,46 @@ func Check() error {
 	return nil
 }
 
-// Run shows the demo. It runs only in the world that lab.Isolated makes, and ends early when ctx does. With an error it
-// keeps the folder with the logs, and says where it is.
+// Run shows the demo. It runs only in the world that lab.Isolated makes. When ctx ends before the story does, it cleans up
+// and returns the context's error. With any other error it keeps the folder with the logs, and says where it is.
 func Run(ctx context.Context, c Config) (err error) {
 	dir, err := os.MkdirTemp("", "fairlead-demo-")
 	if err != nil {
 		return err
 	}
 	d := &demo{config: c, out: newPrinter(c.Out), dir: dir, services: map[string]*corev1.Service{}}
-	defer func() {
-		err = errors.Join(err, d.close())
-		switch {
-		case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
-			err = os.RemoveAll(dir) // Told to end: there is nothing to look into.
-		case err != nil:
-			err = fmt.Errorf("%w\nlogs and state are in %s", err, dir)
-		default:
-			err = os.RemoveAll(dir)
-		}
-	}()
+	err = d.tell(ctx)
+	if err == nil && c.Keep {
+		d.keep(ctx)
+	} else if ctx.Err() != nil {
+		err = ctx.Err() // Whatever failed, failed because of that.
+	}
+	err = errors.Join(err, d.close())
+	if err == nil || errors.Is(err, context.Canceled) {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return fmt.Errorf("%w\nlogs and state are in %s", err, dir)
+}
+
+// tell builds the cluster and goes through the story.
+func (d *demo) tell(ctx context.Context) error {
+	d.out.line("A cluster of two nodes on this machine, in network namespaces of its own:")
 	if err := d.build(ctx); err != nil {
 		return err
 	}
 	for i, s := range steps {
 		d.out.headline(i+1, s.title)
 		if err := s.show(d, ctx); err != nil {
-			return fmt.Errorf("%s: %w", strings.ToLower(s.title[:1])+s.title[1:], errors.Join(err, d.fleet.Check()))
+			return fmt.Errorf("step %d: %w", i+1, errors.Join(err, d.fleet.Check()))
 		}
 	}
-	d.out.done()
-	if c.Keep {
-		d.keep(ctx)
+	d.out.line("\nAll of it worked. To look further:")
+	if !d.config.Keep {
+		d.out.lines(
+			"make demo DEMO_FLAGS=--keep                                   leaves all of this running, with commands to try",
+			"bin/fairlead translate -f "+d.config.Manifests+" --node n1    shows what a node does with these manifests",
+			"less "+filepath.Join(d.config.Manifests, "README.md"),
+		)
 	}
 	return nil
 }
@@ -166,26 +174,21 @@ func (d *demo) close() error {
 
 // keep says what to try, and waits for the end.
 func (d *demo) keep(ctx context.Context) {
-	in := func(host string) string { return d.lab.EnterCommand(host) }
+	in := d.lab.EnterCommand
 	node := d.nodes[0].Name
-	d.out.line("")
-	d.out.line("Everything is left running. Ctrl-C ends it. In another terminal:")
-	d.out.line("")
-	for _, c := range []string{
-		"# a new connection from a pod on " + node + ", and from outside",
-		in(d.client.Name) + " curl -s http://10.96.0.10/",
-		in(d.outside.Name) + " curl -s http://" + d.nodes[0].IPv4.String() + ":30080/",
-		"# what " + node + "'s kernel leads where, and what its agent says",
-		in(node) + " nft list table inet fairlead",
-		in(node) + " curl -s http://127.0.0.1:19001/debug/status",
-		"# what it should do, from the manifests alone",
-		d.config.Fairlead + " translate -f " + d.manifests() + " --node " + node + " -o table",
-		"# a change: edit a file, and ask again",
-		"${EDITOR:-vi} " + filepath.Join(d.manifests(), "web-ipv4.yaml"),
-		"# logs",
-		"ls " + d.dir + "/*.log",
-	} {
-		d.out.line("    " + c)
-	}
+	d.out.lines(
+		"# everything is left running until Ctrl-C; in another terminal, new connections from a pod and from outside:",
+		in(d.client.Name)+" curl -s http://10.96.0.10/",
+		in(d.outside.Name)+" curl -s http://"+d.nodes[0].IPv4.String()+":30080/",
+		"# what "+node+"'s kernel leads where, and what its agent says:",
+		in(node)+" nft list table inet fairlead",
+		in(node)+" curl -s http://127.0.0.1:19001/debug/status",
+		"# what it should do, from the manifests alone:",
+		d.config.Fairlead+" translate -f "+d.manifests()+" --node "+node+" -o table",
+		"# a change: edit a manifest, and ask again:",
+		"${EDITOR:-vi} "+filepath.Join(d.manifests(), "web-ipv4.yaml"),
+		"# what the programs have logged:",
+		"tail "+d.dir+"/*.log",
+	)
 	<-ctx.Done()
 }

@@ -17,12 +17,7 @@ type printer struct{ out io.Writer }
 
 func newPrinter(out io.Writer) *printer { return &printer{out} }
 
-func (p *printer) line(format string, args ...any) {
-	if len(args) > 0 {
-		format = fmt.Sprintf(format, args...)
-	}
-	fmt.Fprintln(p.out, format)
-}
+func (p *printer) line(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
 
 func (p *printer) progress(what, result string, took time.Duration) {
 	p.line("  %-9s %s (%.1f s)", what, result, took.Seconds())
@@ -36,7 +31,12 @@ func (p *printer) result(format string, args ...any) {
 	p.line("   "+format, args...)
 }
 
-func (p *printer) done() { p.line("\nAll of it worked.") }
+// lines writes lines to be copied.
+func (p *printer) lines(lines ...string) {
+	for _, l := range lines {
+		p.line("%s", "    "+l)
+	}
+}
 
 // table writes rows of cells in columns.
 func (p *printer) table(rows [][]string) {

@@ -127,6 +127,7 @@ const (
 	Closed      Failure = "closed"      // An open connection was closed before the answer was complete.
 	TimedOut    Failure = "timed out"   // No answer in time.
 	Unreachable Failure = "unreachable" // ICMP host or network unreachable.
+	Filtered    Failure = "filtered"    // The sender's own netfilter dropped or rejected the datagram.
 	Other       Failure = "other"
 )
 
@@ -147,6 +148,8 @@ func FailureOf(err error) Failure {
 		return TimedOut
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
 		return Unreachable
+	case errors.Is(err, unix.EPERM):
+		return Filtered
 	}
 	return Other
 }

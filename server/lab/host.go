@@ -65,24 +65,40 @@ func (l *Lab) newHost(name string) (*Host, error) {
 
 // newNamespace makes a network namespace and names it by a file.
 func newNamespace(path string) (ns *os.File, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked: the thread, which is in the new namespace, ends with this goroutine.
-		runtime.LockOSThread()
-		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			err = fmt.Errorf("new network namespace: %w", err)
-			return
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("new network namespace: %w", err)
 		}
 		if ns, err = currentNamespace(); err != nil {
-			return
+			return err
 		}
-		if err = bind(path); err != nil {
-			err = errors.Join(err, ns.Close())
-		}
-	}()
-	<-done
+		return bind(path)
+	})
+	if err != nil && ns != nil {
+		err = errors.Join(err, ns.Close())
+	}
 	return ns, err
+}
+
+// onThread runs f on a thread of its own, which is back in its network namespace afterwards.
+//
+// A thread that cannot go back stays locked to the goroutine, so that no other finds itself in a strange network. To let
+// threads end in namespaces instead would not do: a process's first thread cannot end, and would keep one alive.
+func onThread(f func() error) (err error) {
+	runtime.LockOSThread()
+	before, err := currentNamespace()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer func() {
+		back := enter(before)
+		if back == nil {
+			runtime.UnlockOSThread()
+		}
+		err = errors.Join(err, back, before.Close())
+	}()
+	return f()
 }
 
 // bind gives the calling thread's network namespace a name that nsenter and `ip netns` can use.
@@ -123,24 +139,13 @@ func enter(ns *os.File) error {
 // Do runs f on a thread that is inside the host's network. Sockets that f opens, and processes that it starts, belong
 // to the host and stay there; goroutines that f starts do not. To run a program in the host: h.Do(cmd.Start), or
 // h.Do(cmd.Run).
-func (h *Host) Do(f func() error) (err error) {
-	runtime.LockOSThread()
-	before, err := currentNamespace()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	defer func() {
-		back := enter(before)
-		if back == nil {
-			runtime.UnlockOSThread()
-		} // Else the thread stays locked, so that no other goroutine finds itself in a strange network.
-		err = errors.Join(err, back, before.Close())
-	}()
-	if err := enter(h.ns); err != nil {
-		return fmt.Errorf("enter host %s: %w", h.Name, err)
-	}
-	return f()
+func (h *Host) Do(f func() error) error {
+	return onThread(func() error {
+		if err := enter(h.ns); err != nil {
+			return fmt.Errorf("enter host %s: %w", h.Name, err)
+		}
+		return f()
+	})
 }
 
 // DialContext connects from the host. The address must be literal: names are looked up by other goroutines, which are

@@ -119,6 +119,7 @@ func (l *Lab) AddNode(name string, cni CNI) (*Node, error) {
 		lab:      l,
 		cni:      cni,
 		pods:     map[int]*Host{},
+		lastPod:  firstPod - 1,
 	}
 	err = errors.Join(n.forward(), n.joinNodes(l.nodes))
 	if cni == Bridged && err == nil {

@@ -38,8 +38,10 @@ type Node struct {
 
 	lab    *Lab
 	cni    CNI
-	pods   map[int]*Host   // By number. Guarded by lab.mu, as bridge is.
 	bridge *netlink.Bridge // Nil with Routed.
+
+	pods    map[int]*Host // By number. Guarded by lab.mu, as lastPod is.
+	lastPod int           // The number that was given out last.
 }
 
 // forward makes a router of the host.
@@ -61,8 +63,9 @@ func (n *Node) joinNodes(others []*Node) error {
 	return errors.Join(errs...)
 }
 
-// AddPod adds a pod to the node. The number is the last byte of its addresses, 2 to 250; 0 stands for the lowest free
-// one from 10 up.
+// AddPod adds a pod to the node. The number is the last byte of its addresses, 2 to 250; 0 stands for the next free one
+// after the last that was given out so, from 10 up. As with a CNI's address management an address is so not used again
+// while neighbours remember its last owner's hardware address.
 func (n *Node) AddPod(name string, number int) (*Host, error) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
@@ -99,12 +102,14 @@ func (n *Node) podNumber(wanted int) (int, error) {
 		}
 		return wanted, nil
 	}
-	for number := firstPod; number <= maxPod; number++ {
+	for i := range maxPod - firstPod + 1 {
+		number := firstPod + (n.lastPod-firstPod+1+i)%(maxPod-firstPod+1)
 		if n.pods[number] == nil {
+			n.lastPod = number
 			return number, nil
 		}
 	}
-	return 0, fmt.Errorf("node %s has no free number up to %d", n.Name, maxPod)
+	return 0, fmt.Errorf("node %s has no free number from %d to %d", n.Name, firstPod, maxPod)
 }
 
 // withNumber returns the address of a prefix that ends in the number's decimal digits, in both families.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/server/agent"
@@ -177,28 +178,28 @@ func (f *Fleet) Check() error {
 	return errors.Join(errs...)
 }
 
-// processes returns all that should run, those that depend on others first.
+// processes returns all that should run.
 func (f *Fleet) processes() []*lab.Process {
 	var all []*lab.Process
-	for _, n := range f.config.Nodes {
-		if n := f.nodes[n.Name]; n != nil {
-			all = append(all, n.proxies...)
-			if n.agent != nil {
-				all = append(all, n.agent)
-			}
-		}
-	}
 	if f.serve != nil {
 		all = append(all, f.serve)
+	}
+	for _, n := range f.nodes {
+		all = append(all, n.proxies...)
+		if n.agent != nil {
+			all = append(all, n.agent)
+		}
 	}
 	return all
 }
 
-// Stop ends all programs.
+// Stop ends all programs, at once: none of them needs another to end.
 func (f *Fleet) Stop() {
+	var stopping sync.WaitGroup
 	for _, p := range f.processes() {
-		p.Stop()
+		stopping.Go(p.Stop)
 	}
+	stopping.Wait()
 }
 
 // FindEnvoy returns the Envoy binary to run: $ENVOY, else the PATH's, else the one that `make setup` puts into the

@@ -1,0 +1,239 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/lab/fleet"
+)
+
+// answered returns an error unless some server of the Service answers the pair's first client.
+func (p *pair) answered(ctx context.Context, s *service) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := p.clients[0].Ask(ctx, lab.Request{Network: lab.HTTP, To: s.target(clusterIP, corev1.IPv4Protocol, p.nodes[0])})
+	return err
+}
+
+// TestAgentRestart kills a node's agent. The node goes on without it, and the next agent catches up with what it missed;
+// no request fails.
+func TestAgentRestart(t *testing.T) {
+	c := theCluster
+	for _, p := range c.pairs {
+		t.Run(p.String(), func(t *testing.T) {
+			a := c.newApp(t, p)
+			traffic := p.startTraffic(t, a.tcp, a.udp)
+			traffic.more(20)
+			n := p.nodes[0].Name
+			c.fleet.Agent(n).Kill()
+			traffic.more(50)
+			young := a.start(t)
+			c.applyLater(t, a.tcp, a.udp)
+			if err := c.fleet.StartAgent(n); err != nil {
+				t.Fatal(err)
+			}
+			traffic.from(young.Name)
+			c.settle(t)
+			traffic.stop()
+		})
+	}
+}
+
+// TestWithoutControlPlane restarts everything on a node while no control plane answers: it forwards by what it knew. When
+// one comes back, the node follows it.
+func TestWithoutControlPlane(t *testing.T) {
+	c := theCluster
+	p := c.pairs[0]
+	n := p.nodes[0]
+	a := c.newApp(t, p)
+	c.fleet.Serve().Kill()
+	c.fleet.Agent(n.Name).Kill()
+	for _, proxy := range c.fleet.Proxies(n.Name) {
+		c.fleet.StopProxy(n.Name, proxy)
+	}
+	if err := c.fleet.StartAgent(n.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.fleet.StartProxy(n.Name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) error { return p.answered(ctx, a.tcp) })
+	if err := c.fleet.StartServe(); err != nil {
+		t.Fatal(err)
+	}
+	young := a.start(t)
+	c.apply(t, a.tcp, a.udp)
+	traffic := p.startTraffic(t, a.tcp, a.udp)
+	traffic.from(young.Name)
+	traffic.stop()
+}
+
+// TestEnvoyCrash kills a node's Envoy. The next one serves the node.
+func TestEnvoyCrash(t *testing.T) {
+	c := theCluster
+	for _, p := range c.pairs {
+		t.Run(p.String(), func(t *testing.T) {
+			a := c.newApp(t, p)
+			n := p.nodes[0]
+			proxy := c.fleet.Proxies(n.Name)[0]
+			proxy.Kill()
+			c.fleet.StopProxy(n.Name, proxy) // It has ended; the fleet shall forget it.
+			if _, err := c.fleet.StartProxy(n.Name); err != nil {
+				t.Fatal(err)
+			}
+			c.await(t, n, fleet.Ready)
+			eventually(t, func(ctx context.Context) error { return p.answered(ctx, a.tcp) })
+			traffic := p.startTraffic(t, a.tcp, a.udp)
+			traffic.more(20)
+			traffic.stop()
+		})
+	}
+}
+
+// TestRepair has someone else remove parts of what the agent built. It puts them back.
+func TestRepair(t *testing.T) {
+	c := theCluster
+	for _, p := range c.pairs {
+		for what, damage := range map[string]func(*testing.T, *lab.Node){
+			"tables": deleteTables,
+			"rules":  deleteRules,
+			"routes": deleteRoutes,
+		} {
+			t.Run(fmt.Sprintf("%s %s", p, what), func(t *testing.T) {
+				a := c.newApp(t, p)
+				n := p.nodes[0]
+				before, err := network(n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				damage(t, n)
+				eventually(t, func(context.Context) error {
+					after, err := network(n)
+					if err != nil {
+						return err
+					}
+					return difference(before, after)
+				})
+				traffic := p.startTraffic(t, a.tcp, a.udp)
+				traffic.more(20)
+				traffic.stop()
+			})
+		}
+	}
+}
+
+// deleteTables deletes the node's nftables tables.
+func deleteTables(t *testing.T, n *lab.Node) {
+	t.Helper()
+	for line := range strings.Lines(run(t, n, "nft", "list", "tables")) {
+		run(t, n, "nft", append([]string{"delete"}, strings.Fields(line)...)...)
+	}
+}
+
+// deleteRules deletes the node's policy routing rules.
+func deleteRules(t *testing.T, n *lab.Node) {
+	t.Helper()
+	err := n.Do(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			rules, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if r.Mark == 0 {
+					continue // The system's own.
+				}
+				r.Family = family
+				if err := netlink.RuleDel(&r); err != nil {
+					return fmt.Errorf("delete %s: %w", r, err)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deleteRoutes empties the node's routing tables other than the system's own.
+func deleteRoutes(t *testing.T, n *lab.Node) {
+	t.Helper()
+	err := n.Do(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return err
+			}
+			for _, r := range routes {
+				if r.Table == unix.RT_TABLE_MAIN || r.Table == unix.RT_TABLE_LOCAL {
+					continue
+				}
+				if err := netlink.RouteDel(&r); err != nil {
+					return fmt.Errorf("delete %s: %w", r, err)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCleanup takes Fairlead off a node: nothing of it is left there. It can come back.
+func TestCleanup(t *testing.T) {
+	c := theCluster
+	for _, p := range c.pairs {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.nodes[1]
+			s := &service{name: "after", number: 1003, protocol: corev1.ProtocolTCP, endpoints: []endpoint{{host: p.servers[0], node: p.nodes[0]}}}
+			c.apply(t, s)
+			c.fleet.Agent(n.Name).Stop()
+			for _, proxy := range c.fleet.Proxies(n.Name) {
+				c.fleet.StopProxy(n.Name, proxy)
+			}
+			clean(t, c, n)
+			after, err := network(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := difference(c.clean[n.Name], after); err != nil {
+				t.Errorf("left behind on %s:\n%v", n.Name, err)
+			}
+			if err := c.fleet.StartAgent(n.Name); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.fleet.StartProxy(n.Name); err != nil {
+				t.Fatal(err)
+			}
+			c.await(t, n, fleet.Ready)
+			path := path{pair: p, service: s, from: podB, kind: clusterIP, family: corev1.IPv4Protocol}
+			if err := path.expect(t.Context(), outcome{"a", own}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func clean(t *testing.T, c *cluster, n *lab.Node) {
+	t.Helper()
+	var out []byte
+	err := n.Do(func() (err error) {
+		out, err = exec.Command(c.binary, "agent", "--cleanup", "--state-dir", c.fleet.StateDir(n.Name), "--run-dir", c.fleet.RunDir(n.Name)).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("clean up %s: %v\n%s", n.Name, err, out)
+	}
+}

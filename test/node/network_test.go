@@ -1,0 +1,86 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/server/lab"
+)
+
+// network returns all that is configured in a node's network, as text: tables, links, rules and routes.
+func network(n *lab.Node) (string, error) {
+	var lines []string
+	err := n.Do(func() error {
+		tables, err := exec.Command("nft", "--stateless", "list", "tables").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("nft: %w: %s", err, tables)
+		}
+		lines = append(lines, string(tables))
+		links, err := netlink.LinkList()
+		if err != nil {
+			return fmt.Errorf("links: %w", err)
+		}
+		for _, l := range links {
+			lines = append(lines, fmt.Sprintf("link %s %s", l.Attrs().Name, l.Type()))
+		}
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			rules, err := netlink.RuleList(family)
+			if err != nil {
+				return fmt.Errorf("rules: %w", err)
+			}
+			for _, r := range rules {
+				lines = append(lines, "rule "+r.String())
+			}
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return fmt.Errorf("routes: %w", err)
+			}
+			for _, r := range routes {
+				if r.Dst == nil || !r.Dst.IP.IsMulticast() { // The kernel makes and forgets those by itself.
+					lines = append(lines, "route "+r.String())
+				}
+			}
+		}
+		return nil
+	})
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), err
+}
+
+// run runs a program in a node's network and returns what it printed.
+func run(t *testing.T, n *lab.Node, name string, args ...string) string {
+	t.Helper()
+	var out []byte
+	err := n.Do(func() (err error) {
+		out, err = exec.Command(name, args...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s %v on %s: %v\n%s", name, args, n.Name, err, out)
+	}
+	return string(out)
+}
+
+// difference returns the lines that only one of two texts has.
+func difference(before, after string) error {
+	lines := func(s string) []string { return strings.Split(s, "\n") }
+	var errs []error
+	for _, l := range lines(after) {
+		if !slices.Contains(lines(before), l) {
+			errs = append(errs, fmt.Errorf("more: %s", l))
+		}
+	}
+	for _, l := range lines(before) {
+		if !slices.Contains(lines(after), l) {
+			errs = append(errs, fmt.Errorf("less: %s", l))
+		}
+	}
+	return errors.Join(errs...)
+}

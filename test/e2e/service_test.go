@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead/fairlead/server/lab"
@@ -154,34 +152,20 @@ func TestEndpointsAgree(t *testing.T) {
 	}
 }
 
-// endpoints reads kubectl get endpoints.
+// endpoints reads what kubectl get endpoints shows. It shows three at most.
 func (s *service) endpoints() []string {
-	var object corev1.Endpoints //nolint:staticcheck // Deprecated, and still what people look at.
-	if err := json.Unmarshal([]byte(s.kubectl("get", "endpoints", s.name, "-o", "json")), &object); err != nil {
-		s.t.Fatal(err)
-	}
-	var found []string
-	for _, subset := range object.Subsets {
-		for _, a := range subset.Addresses {
-			found = append(found, netip.AddrPortFrom(netip.MustParseAddr(a.IP), uint16(subset.Ports[0].Port)).String())
-		}
-	}
+	columns := strings.Fields(s.kubectl("get", "endpoints", s.name, "--no-headers"))
+	found := strings.Split(columns[1], ",")
 	slices.Sort(found)
 	return found
 }
 
-// endpointSlices reads kubectl get endpointslices.
+// endpointSlices reads what kubectl get endpointslices shows of the Service's only slice.
 func (s *service) endpointSlices() []string {
-	var list discoveryv1.EndpointSliceList
-	out := s.kubectl("get", "endpointslices", "-l", discoveryv1.LabelServiceName+"="+s.name, "-o", "json")
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		s.t.Fatal(err)
-	}
+	columns := strings.Fields(s.kubectl("get", "endpointslices", "-l", "kubernetes.io/service-name="+s.name, "--no-headers"))
 	var found []string
-	for _, slice := range list.Items {
-		for _, e := range slice.Endpoints {
-			found = append(found, netip.AddrPortFrom(netip.MustParseAddr(e.Addresses[0]), uint16(*slice.Ports[0].Port)).String())
-		}
+	for _, address := range strings.Split(columns[3], ",") {
+		found = append(found, address+":"+columns[2])
 	}
 	slices.Sort(found)
 	return found

@@ -67,6 +67,7 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	flags.StringSliceVar(&config.Servers, "server", nil, "Addresses of the control plane's replicas, as host:port.")
 	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
 	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
+	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
 	log.add(flags)
 	return cmd
 }

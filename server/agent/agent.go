@@ -40,6 +40,7 @@ type Config struct {
 
 	StateDir string // Where the last good state is kept. It must survive a restart of the node.
 	RunDir   string // Where the unix sockets are.
+	User     int    // Whom Envoy runs as, beside root the only one that the sockets are for.
 	Admin    string // Address of health, metrics and status; empty for none.
 
 	Generation        generation.Config
@@ -61,8 +62,15 @@ func XDSSocket(runDir string) string { return filepath.Join(runDir, "xds.sock") 
 
 // AdminSocket returns the path of the socket at which a generation's Envoy serves its admin interface.
 func AdminSocket(runDir string, id generation.ID) string {
-	return filepath.Join(runDir, fmt.Sprintf("envoy-%d.sock", id))
+	return filepath.Join(envoyDir(runDir), fmt.Sprintf("admin-%d.sock", id))
 }
+
+// statePath is the file that holds the last good state, and generationPath the one that remembers the current Envoy.
+func statePath(stateDir string) string      { return filepath.Join(stateDir, "last-good") }
+func generationPath(stateDir string) string { return filepath.Join(stateDir, "generation") }
+
+// envoyDir is the folder that Envoy may write to.
+func envoyDir(runDir string) string { return filepath.Join(runDir, "envoy") }
 
 // Agent is one node's agent.
 type Agent struct {
@@ -88,14 +96,12 @@ func New(config Config) (*Agent, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	for _, dir := range []string{config.StateDir, config.RunDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("make folder: %w", err)
-		}
+	if err := makeFolders(config); err != nil {
+		return nil, err
 	}
 	up, err := upstream.New(upstream.Config{
 		Node: config.Node, Addresses: config.Servers, Types: types, DialOptions: config.DialOptions,
-		StatePath: filepath.Join(config.StateDir, "last-good"), Logger: log,
+		StatePath: statePath(config.StateDir), Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -123,12 +129,11 @@ func New(config Config) (*Agent, error) {
 
 // Run serves the node until ctx ends. What it built on the node stays: the node forwards without its agent.
 func (a *Agent) Run(ctx context.Context) error {
-	proxies, err := listen(ProxySocket(a.config.RunDir), 0o600)
+	proxies, err := listen(ProxySocket(a.config.RunDir), 0)
 	if err != nil {
 		return err
 	}
-	// Envoy may run as another user; the folder's owner decides who gets here.
-	envoys, err := listen(XDSSocket(a.config.RunDir), 0o666)
+	envoys, err := listen(XDSSocket(a.config.RunDir), a.config.User)
 	if err != nil {
 		return errors.Join(err, proxies.Close())
 	}
@@ -145,8 +150,25 @@ func (a *Agent) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// listen makes a unix socket, in the place of one that an earlier agent left behind.
-func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
+// makeFolders makes the folders of an agent, for root and, where it has to write, for Envoy's user.
+func makeFolders(config Config) error {
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{config.StateDir, 0o700}, {config.RunDir, 0o711}, {envoyDir(config.RunDir), 0o700}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+	}
+	if err := os.Chown(envoyDir(config.RunDir), config.User, config.User); err != nil {
+		return fmt.Errorf("give a folder to Envoy's user: %w", err)
+	}
+	return nil
+}
+
+// listen makes a unix socket that only one user, and root, can connect to, in the place of one that an earlier agent left
+// behind.
+func listen(path string, user int) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("replace socket: %w", err)
 	}
@@ -156,8 +178,8 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	}
 	// The next agent's socket may be at the path by the time this one closes.
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(err, l.Close())
+	if err := errors.Join(os.Chmod(path, 0o600), os.Chown(path, user, user)); err != nil {
+		return nil, errors.Join(fmt.Errorf("socket: %w", err), l.Close())
 	}
 	return l, nil
 }
@@ -166,14 +188,13 @@ func listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 // Established connections through Fairlead end with it.
 func Cleanup(ctx context.Context, config Config) error {
 	errs := []error{kernel.Cleanup(ctx, config.Generation), generation.RemoveAll(config.Generation)}
-	paths := []string{ProxySocket(config.RunDir), XDSSocket(config.RunDir), filepath.Join(config.StateDir, "last-good"), filepath.Join(config.StateDir, "generation")}
-	for id := generation.ID(1); id <= generation.MaxID; id++ {
-		paths = append(paths, AdminSocket(config.RunDir, id))
+	for _, path := range []string{
+		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir),
+		statePath(config.StateDir), generationPath(config.StateDir),
+	} {
+		errs = append(errs, os.RemoveAll(path))
 	}
-	for _, p := range paths {
-		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
+	// The folders may be mount points, or hold what is not ours: then they stay.
+	_, _ = os.Remove(config.RunDir), os.Remove(config.StateDir)
 	return errors.Join(errs...)
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,16 +21,15 @@ type generations struct {
 	config  Config
 	log     *slog.Logger
 	live    []generation.ID // Whose links are there, in order.
-	warm    map[generation.ID]bool
-	current generation.ID // 0: none.
-	last    generation.ID // The number given out last.
+	current generation.ID   // 0: none.
+	last    generation.ID   // The number given out last.
 }
 
 // applied is cache.Cache.Applied.
 type applied func(node, typeURL string) uint64
 
 func newGenerations(config Config, log *slog.Logger) *generations {
-	return &generations{config: config, log: log, warm: map[generation.ID]bool{}}
+	return &generations{config: config, log: log}
 }
 
 // Bootstrap returns what a generation's Envoy is started with.
@@ -49,7 +47,7 @@ func (g *generations) adopt() error {
 		return err
 	}
 	g.live = live
-	content, err := os.ReadFile(g.path())
+	content, err := os.ReadFile(generationPath(g.config.StateDir))
 	if err != nil {
 		return nil // A first start, or nothing to remember.
 	}
@@ -60,9 +58,6 @@ func (g *generations) adopt() error {
 	}
 	return nil
 }
-
-// path is the file that remembers the current generation over a restart of the agent.
-func (g *generations) path() string { return filepath.Join(g.config.StateDir, "generation") }
 
 // join joins the namespace of a new Envoy to the node and returns what to start it with.
 func (g *generations) join(ns int, addresses []netip.Addr) ([]byte, error) {
@@ -106,7 +101,6 @@ func (g *generations) inspect() {
 		if err := generation.Remove(g.config.Generation, id); err != nil {
 			g.log.Error("cannot remove what is left of an Envoy", "generation", id, "error", err)
 		}
-		delete(g.warm, id)
 		if id == g.current {
 			g.current = 0
 		}
@@ -162,9 +156,9 @@ func (g *generations) promote(applied applied) {
 
 // makeCurrent leads new connections to a generation.
 func (g *generations) makeCurrent(id generation.ID) {
-	g.current, g.warm[id] = id, true
+	g.current = id
 	g.log.Info("new connections go to an Envoy", "generation", id)
-	if err := os.WriteFile(g.path(), []byte(strconv.Itoa(int(id))), 0o600); err != nil {
+	if err := os.WriteFile(generationPath(g.config.StateDir), []byte(strconv.Itoa(int(id))), 0o600); err != nil {
 		g.log.Error("cannot remember the current Envoy for the next start", "error", err)
 	}
 }

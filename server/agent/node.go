@@ -91,7 +91,6 @@ func (n *node) set(typeURL string, r upstream.Resource, units map[string]cache.U
 
 // remove forgets a resource, and adds what Envoy is to lose to breaking.
 func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
-	n.heard[typeURL] = true
 	switch typeURL {
 	case envoy.FrontendType:
 		delete(n.frontends, name)

@@ -159,6 +159,7 @@ func (o *owner) begin(ctx context.Context, u upstream.Update) {
 	units := map[string]cache.Unit{}
 	for more := true; more; {
 		c.updates = append(c.updates, u)
+		o.node.heard[u.Type] = true // Also that there is nothing of a type is heard.
 		for _, r := range u.Changed {
 			o.node.set(u.Type, r, units)
 			c.span.follow(r.Traceparent)

@@ -87,7 +87,9 @@ func (t *subscription) resend() {
 	if i < 0 {
 		return
 	}
-	t.since = min(t.inFlight[i].since, max(t.since, 1))
+	if since := t.inFlight[i].since; t.since == 0 || since < t.since {
+		t.since = since
+	}
 	t.inFlight = t.inFlight[:i]
 	t.all, t.answer = true, true
 }

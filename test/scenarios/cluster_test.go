@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,6 +59,7 @@ type cluster struct {
 
 	reported map[string]bool                            // As changed, since the last changed line.
 	seen     map[model.ServiceKey]map[model.View]string // What views saw of each Service after the last change.
+	big      bool                                       // There are more endpoints than can be looked at all the time.
 	nodes    map[string]bool                            // All that there are or were.
 	zones    map[string]bool                            // The same.
 }
@@ -136,6 +138,7 @@ func (c *cluster) applyEndpoints(service, count string) {
 		c.t.Fatal(err)
 	}
 	const perSlice = 10_000
+	c.big = c.big || n > perSlice
 	var slices []runtime.Object
 	for first := 0; first < n; first += perSlice {
 		s := &discoveryv1.EndpointSlice{
@@ -168,8 +171,12 @@ func (c *cluster) fresh() *translate.World {
 // table returns a node's table, after comparing it with the one of a fresh World.
 func (c *cluster) table(node string) translate.Table {
 	c.t.Helper()
-	table := c.world.Table(node)
-	if got, want := mustJSON(c.t, table), mustJSON(c.t, c.fresh().Table(node)); got != want {
+	table, fresh := c.world.Table(node), c.fresh().Table(node)
+	if reflect.DeepEqual(table, fresh) {
+		return table
+	}
+	// What is promised is equal bytes. The version of an object whose last write changed nothing may differ.
+	if got, want := mustJSON(c.t, table), mustJSON(c.t, fresh); got != want {
 		c.t.Errorf("node %s: after changes the table is\n%s\nbut a new World has\n%s", node, got, want)
 	}
 	return table
@@ -193,6 +200,9 @@ func (c *cluster) checkReported() {
 	for _, key := range c.world.Changed() {
 		reported[key] = true
 		c.reported[key.String()] = true
+	}
+	if c.big {
+		return // To look at so many endpoints after every change would take minutes.
 	}
 	views := c.views()
 	for _, key := range c.services() {

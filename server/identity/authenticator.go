@@ -29,6 +29,9 @@ type AuthenticatorConfig struct {
 	GRPCAudience string
 	// GRPCNamespaces are the namespaces whose service accounts may be proxyless gRPC clients; empty means all.
 	GRPCNamespaces []string
+	// GRPCAnonymous lets clients without a token be proxyless gRPC clients, of any namespace: not every language's gRPC
+	// can send one to its xDS server.
+	GRPCAnonymous bool
 }
 
 // Authenticator decides who a client is and what it may ask for. It is safe for concurrent use.
@@ -61,8 +64,8 @@ func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	return &Authenticator{cfg, r}, nil
 }
 
-// Authenticate decides whether the client behind an RPC is one at all, and until when: its token then expires. Errors are
-// gRPC statuses, and say what is missing.
+// Authenticate decides whether the client behind an RPC is one at all, and until when: its token then expires. The zero
+// time means that nothing does. Errors are gRPC statuses, and say what is missing.
 func (a *Authenticator) Authenticate(ctx context.Context) (until time.Time, err error) {
 	who, err := a.account(ctx)
 	if err != nil {
@@ -100,7 +103,10 @@ func (a *Authenticator) Authorize(ctx context.Context, node *corepb.Node, typeUR
 // account returns whose token came with an RPC.
 func (a *Authenticator) account(ctx context.Context) (account, error) {
 	token, err := bearerToken(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoToken) && a.cfg.GRPCAnonymous:
+		return account{anonymous: true}, nil
+	case err != nil:
 		return account{}, status.Error(codes.Unauthenticated, err.Error())
 	}
 	return a.reviewer.review(ctx, token)
@@ -119,6 +125,9 @@ var grpcTypes = []string{gcpresource.ListenerType, gcpresource.RouteType, gcpres
 
 // kind returns what the owner of a token may act for.
 func (a *Authenticator) kind(who account) (kind, error) {
+	if who.anonymous {
+		return grpcClient, nil
+	}
 	if slices.Contains(who.audiences, a.cfg.AgentAudience) {
 		if who.namespace != a.cfg.AgentAccount.Namespace || who.name != a.cfg.AgentAccount.Name {
 			return 0, denied("the token is of service account %s/%s, and agents have %s", who.namespace, who.name, a.cfg.AgentAccount)
@@ -151,8 +160,12 @@ func (who account) mayBePod(id string) error {
 	switch {
 	case id == "":
 		return errNoID
-	case !ok || pod == "" || namespace != who.namespace:
-		return denied("node.id is %q, and a gRPC client of the namespace %s has %s/POD", id, who.namespace, who.namespace)
+	case !ok || namespace == "" || pod == "":
+		return denied("node.id is %q, and that of a gRPC client is NAMESPACE/POD", id)
+	case who.anonymous:
+		return nil
+	case namespace != who.namespace:
+		return denied("node.id is %q, and the token is of the namespace %s", id, who.namespace)
 	case who.pod != "" && pod != who.pod:
 		return denied("node.id is %q, and the token is bound to pod %s/%s", id, who.namespace, who.pod)
 	}

@@ -35,6 +35,7 @@ const (
 
 // account is whom the API server says that a token is of.
 type account struct {
+	anonymous       bool // There is no token, and nothing else is known.
 	namespace, name string
 	audiences       []string // Those of ours that the token is for.
 	node, pod       string   // That the token is bound to; empty if it is not.
@@ -53,6 +54,7 @@ type reviewer struct {
 	reviews   authenticationclient.TokenReviewInterface
 	audiences []string // Ours.
 	now       func() time.Time
+	timeout   time.Duration // Of a question.
 
 	accepted, refused *verdicts          // Apart, so that invented tokens do not push out good ones.
 	asking            singleflight.Group // One question a token.
@@ -74,7 +76,7 @@ func newReviewer(reviews authenticationclient.TokenReviewInterface, audiences []
 		return nil, err
 	}
 	return &reviewer{
-		reviews: reviews, audiences: audiences, now: time.Now,
+		reviews: reviews, audiences: audiences, now: time.Now, timeout: reviewTimeout,
 		accepted: accepted, refused: refused, slots: make(chan struct{}, maxReviews),
 	}, nil
 }
@@ -90,7 +92,7 @@ func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 	}
 	answer := r.asking.DoChan(string(key[:]), func() (any, error) {
 		// Others may wait for the answer when this client is gone.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
 		defer cancel()
 		return r.ask(ctx, key, token), nil
 	})

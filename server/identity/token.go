@@ -21,13 +21,15 @@ const (
 	maxToken = 8 << 10
 )
 
+var errNoToken = errors.New("no token: send a service-account token in the metadata authorization, as Bearer TOKEN")
+
 // bearerToken returns the token that came with an RPC.
 func bearerToken(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get(authorizationHeader)
 	switch {
 	case len(values) == 0:
-		return "", errors.New("no token: send a service-account token in the metadata authorization, as Bearer TOKEN")
+		return "", errNoToken
 	case len(values) > 1:
 		return "", errors.New("several tokens: send one authorization")
 	}

@@ -25,7 +25,7 @@ func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.Au
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		if !errors.Is(err, io.EOF) {
-			c.refusals.report("xds connection refused", "peer", raw.RemoteAddr().String(), "error", err)
+			c.refusals.report(raw.RemoteAddr(), err, "xds connection refused")
 		}
 		return nil, nil, err
 	}
@@ -66,7 +66,7 @@ type guard struct {
 func (c *client) newGuard() guard {
 	timeout := c.server.cfg.SendTimeout
 	timer := time.AfterFunc(timeout, func() {
-		c.server.cfg.Log.Warn("xds connection closed: the client does not read", "peer", peerName(c.ctx), "timeout", timeout)
+		c.server.cfg.Log.Warn("xds connection closed: the client does not read", "peer", addressOf(c.ctx).String(), "timeout", timeout)
 		if p, ok := peer.FromContext(c.ctx); ok {
 			if info, ok := p.AuthInfo.(connInfo); ok {
 				info.conn.Close() // What it returns changes nothing: the connection is given up.
@@ -84,12 +84,12 @@ func (g guard) during(send func() error) error {
 	return send()
 }
 
-// peerName returns the address of the client, for people.
-func peerName(ctx context.Context) string {
+// addressOf returns the address of the client.
+func addressOf(ctx context.Context) net.Addr {
 	if p, ok := peer.FromContext(ctx); ok {
-		return p.Addr.String()
+		return p.Addr
 	}
-	return ""
+	return &net.UnixAddr{}
 }
 
 type sotwStream struct {

@@ -3,10 +3,7 @@ package xds
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
-	"sync"
-	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -49,8 +46,11 @@ func (s *Server) authenticated(impl any, stream grpc.ServerStream, info *grpc.St
 	}
 	until, err := s.cfg.Authenticate(withoutConn(stream.Context()))
 	if err != nil {
-		s.refusals.report("xds client refused", "peer", peerName(stream.Context()), "rpc", info.FullMethod, "error", err)
+		s.refusals.report(addressOf(stream.Context()), err, "xds client refused", "rpc", info.FullMethod)
 		return asStatus(err)
+	}
+	if until.IsZero() {
+		return handle(impl, stream)
 	}
 	ctx, cancel := context.WithDeadlineCause(stream.Context(), until, errExpired)
 	defer cancel()
@@ -84,7 +84,7 @@ func (s *Server) authorize(ctx context.Context, node *corepb.Node, typeURL strin
 	if err == nil {
 		return nil
 	}
-	s.refusals.report("xds request refused", "peer", peerName(ctx), "node", node.GetId(), "type", typeURL, "error", err)
+	s.refusals.report(addressOf(ctx), err, "xds request refused", "node", node.GetId(), "type", typeURL)
 	return asStatus(err)
 }
 
@@ -93,45 +93,4 @@ func asStatus(err error) error {
 		return err
 	}
 	return status.Error(codes.PermissionDenied, err.Error())
-}
-
-// maxRefusals is how many refusals are logged a second. A client that is refused comes again, and one that means harm
-// must not fill a disk.
-const maxRefusals = 10
-
-// refusals logs why clients are refused. It is safe for concurrent use.
-type refusals struct {
-	log *slog.Logger
-
-	mu       sync.Mutex // Guards what follows.
-	since    time.Time  // The beginning of the present second.
-	reported int        // In it.
-	omitted  int        // Since the last one reported.
-}
-
-// report logs a refusal, unless there are too many of them; then the next one tells how many were left out.
-func (r *refusals) report(message string, args ...any) {
-	omitted, ok := r.admit(time.Now())
-	if !ok {
-		return
-	}
-	if omitted > 0 {
-		args = append(args, "omitted", omitted)
-	}
-	r.log.Warn(message, args...)
-}
-
-func (r *refusals) admit(now time.Time) (omitted int, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.Sub(r.since) >= time.Second {
-		r.since, r.reported = now, 0
-	}
-	if r.reported == maxRefusals {
-		r.omitted++
-		return 0, false
-	}
-	r.reported++
-	omitted, r.omitted = r.omitted, 0
-	return omitted, true
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,6 +13,8 @@ const (
 	maxConnections           = 32768
 	maxConnectionsPerAddress = 1024
 )
+
+var errTooMany = errors.New("there are too many connections")
 
 // limitedListener closes the connections that are too many as soon as it has accepted them.
 type limitedListener struct {
@@ -41,11 +44,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from := addressOf(conn)
+		from := sourceOf(conn)
 		if l.enter(from) {
 			return &limitedConn{Conn: conn, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
-		l.refusals.report("xds connection refused: there are too many", "peer", conn.RemoteAddr().String())
+		l.refusals.report(conn.RemoteAddr(), errTooMany, "xds connection refused")
 		conn.Close() // Nothing was written that could be lost.
 	}
 }
@@ -70,8 +73,8 @@ func (l *limitedListener) leave(from netip.Addr) {
 	}
 }
 
-// addressOf returns the address that a connection comes from.
-func addressOf(conn net.Conn) netip.Addr {
+// sourceOf returns the address that a connection comes from, without its port.
+func sourceOf(conn net.Conn) netip.Addr {
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()
 	}

@@ -66,7 +66,7 @@ type Config struct {
 	// Credentials secure the connections. Nil means plaintext, for unix sockets and loopback.
 	Credentials credentials.TransportCredentials
 	// Authenticate decides, for each stream and each Fetch before anything of it is read, whether the client is known,
-	// and until when: the stream then ends. Nil lets everybody in, for unix sockets and loopback.
+	// and until when: the stream then ends. The zero time means never. Nil lets everybody in, for unix sockets and loopback.
 	Authenticate func(ctx context.Context) (until time.Time, err error)
 	// Authorize decides whether a client may be a node and ask for a type, which is empty if it is that of the RPC. It is
 	// called for each request on each stream and each Fetch, before the request has any effect. Nil lets everybody be
@@ -105,7 +105,7 @@ func New(cfg Config) *Server {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = 5 * time.Second
 	}
-	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log}}
+	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log, seen: map[refusal]*repetition{}}}
 }
 
 // Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to go

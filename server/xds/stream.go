@@ -12,7 +12,6 @@ import (
 	gcpsotw "github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 )
@@ -77,7 +76,7 @@ type client struct {
 
 // newClient enters a stream in the cache.
 func (s *Server) newClient(ctx context.Context, protocol string) *client {
-	log := s.cfg.Log.With("protocol", protocol, "peer", peerName(ctx))
+	log := s.cfg.Log.With("protocol", protocol, "peer", addressOf(ctx).String())
 	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(), log: log}
 }
 
@@ -93,16 +92,16 @@ func (c *client) close() {
 func (c *client) callbacks() gcpserver.CallbackFuncs {
 	return gcpserver.CallbackFuncs{
 		StreamRequestFunc: func(_ int64, req *discoverypb.DiscoveryRequest) error {
-			return c.request(req.GetNode(), req.GetTypeUrl(), req.GetErrorDetail())
+			return c.request(req.GetNode(), req.GetTypeUrl(), status.FromProto(req.GetErrorDetail()))
 		},
 		StreamDeltaRequestFunc: func(_ int64, req *discoverypb.DeltaDiscoveryRequest) error {
-			return c.request(req.GetNode(), req.GetTypeUrl(), req.GetErrorDetail())
+			return c.request(req.GetNode(), req.GetTypeUrl(), status.FromProto(req.GetErrorDetail()))
 		},
 	}
 }
 
 // request decides whether a request may have an effect. An error ends the stream.
-func (c *client) request(node *corepb.Node, typeURL string, rejected *statuspb.Status) error {
+func (c *client) request(node *corepb.Node, typeURL string, verdict *status.Status) error {
 	first := c.node == nil
 	if node != nil {
 		c.node = node
@@ -114,9 +113,9 @@ func (c *client) request(node *corepb.Node, typeURL string, rejected *statuspb.S
 		c.log = c.log.With("node", c.node.GetId())
 		c.log.Info("xds stream opened")
 	}
-	if rejected != nil {
+	if verdict.Code() != codes.OK {
 		c.log.Error("client rejected resources",
-			"type", typeURL, "detail", rejected.GetMessage(),
+			"type", typeURL, "detail", verdict.Message(),
 			"effect", "the client goes on with what it had for the resources named in the detail; they are not sent again until they change")
 	}
 	return nil

@@ -1,0 +1,213 @@
+package identity
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
+	"k8s.io/client-go/rest"
+)
+
+// deadline bounds every wait of these tests; no test waits for it to pass.
+const deadline = 10 * time.Second
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(deadline); !holds(); {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// apiServer issues tokens and reviews them, as an API server does for bound service-account tokens.
+type apiServer struct {
+	reviews authenticationclient.TokenReviewInterface
+
+	mu      sync.Mutex // Guards what follows.
+	asked   int        // How many reviews.
+	down    bool
+	unaware bool            // Of audiences, as API servers once were.
+	deleted map[string]bool // Pods by namespace/name, whose tokens are no longer good.
+}
+
+// bound is what a token says. The zero value of a field leaves it out.
+type bound struct {
+	Audience  []string `json:"aud,omitempty"`
+	Subject   string   `json:"sub,omitempty"`
+	Expires   int64    `json:"exp,omitempty"`
+	Node, Pod string
+}
+
+func newAPIServer(t *testing.T) *apiServer {
+	t.Helper()
+	a := &apiServer{deleted: map[string]bool{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /apis/authentication.k8s.io/v1/tokenreviews", a.review)
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: server.URL, QPS: -1,
+		ContentConfig: rest.ContentConfig{ContentType: "application/json", AcceptContentTypes: "application/json"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.reviews = client.AuthenticationV1().TokenReviews()
+	return a
+}
+
+// agentToken returns what an agent's token on a node says.
+func agentToken(node string) bound {
+	return bound{
+		Audience: []string{DefaultAgentAudience}, Subject: "system:serviceaccount:fairlead-system:fairlead-agent",
+		Expires: time.Now().Add(time.Hour).Unix(), Node: node, Pod: "fairlead-agent-" + node,
+	}
+}
+
+// podToken returns what the token of a pod that speaks gRPC says.
+func podToken(namespace, pod string) bound {
+	return bound{
+		Audience: []string{DefaultGRPCAudience}, Subject: "system:serviceaccount:" + namespace + ":default",
+		Expires: time.Now().Add(time.Hour).Unix(), Node: "n1", Pod: pod,
+	}
+}
+
+// with returns what the token says after a change.
+func (b bound) with(change func(*bound)) bound {
+	change(&b)
+	return b
+}
+
+// sign makes a token of what it says.
+func sign(t *testing.T, b bound, key string) string {
+	t.Helper()
+	payload, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." + base64.RawURLEncoding.EncodeToString(payload)
+	return signed + "." + base64.RawURLEncoding.EncodeToString(mac(signed, key))
+}
+
+const clusterKey = "the cluster's key"
+
+// token returns a token that the API server accepts while it says the truth.
+func token(t *testing.T, b bound) string { return sign(t, b, clusterKey) }
+
+func mac(text, key string) []byte {
+	m := hmac.New(sha256.New, []byte(key))
+	m.Write([]byte(text))
+	return m.Sum(nil)
+}
+
+func (a *apiServer) review(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked++
+	if a.down {
+		http.Error(w, "etcd is away", http.StatusInternalServerError)
+		return
+	}
+	var review authenticationv1.TokenReview
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	review.Status = a.judge(review.Spec)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	json.NewEncoder(w).Encode(review)
+}
+
+func (a *apiServer) judge(spec authenticationv1.TokenReviewSpec) authenticationv1.TokenReviewStatus {
+	refuse := func(why string) authenticationv1.TokenReviewStatus {
+		return authenticationv1.TokenReviewStatus{Error: "[invalid bearer token, " + why + "]"}
+	}
+	parts := strings.Split(spec.Token, ".")
+	if len(parts) != 3 || base64.RawURLEncoding.EncodeToString(mac(parts[0]+"."+parts[1], clusterKey)) != parts[2] {
+		return refuse("square/go-jose: error in cryptographic primitive")
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return refuse(err.Error())
+	}
+	var b bound
+	if err := json.Unmarshal(payload, &b); err != nil {
+		return refuse(err.Error())
+	}
+	namespace := strings.Split(b.Subject, ":")[2]
+	if a.deleted[namespace+"/"+b.Pod] {
+		return refuse("service account token has been invalidated")
+	}
+	s := authenticationv1.TokenReviewStatus{
+		Authenticated: true,
+		User:          authenticationv1.UserInfo{Username: b.Subject, Extra: map[string]authenticationv1.ExtraValue{}},
+	}
+	for _, audience := range b.Audience {
+		if slices.Contains(spec.Audiences, audience) && !a.unaware {
+			s.Audiences = append(s.Audiences, audience)
+		}
+	}
+	if b.Node != "" {
+		s.User.Extra["authentication.kubernetes.io/node-name"] = authenticationv1.ExtraValue{b.Node}
+	}
+	if b.Pod != "" {
+		s.User.Extra["authentication.kubernetes.io/pod-name"] = authenticationv1.ExtraValue{b.Pod}
+	}
+	return s
+}
+
+// set changes the API server.
+func (a *apiServer) set(change func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change()
+}
+
+func (a *apiServer) asks() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
+}
+
+// authenticator returns an authenticator that asks the API server, with the usual names.
+func (a *apiServer) authenticator(t *testing.T, change func(*AuthenticatorConfig)) *Authenticator {
+	t.Helper()
+	cfg := AuthenticatorConfig{
+		Reviews:       a.reviews,
+		AgentAudience: DefaultAgentAudience,
+		AgentAccount:  types.NamespacedName{Namespace: "fairlead-system", Name: "fairlead-agent"},
+		GRPCAudience:  DefaultGRPCAudience,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	authenticator, err := NewAuthenticator(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authenticator
+}

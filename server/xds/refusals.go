@@ -1,0 +1,73 @@
+package xds
+
+import (
+	"log/slog"
+	"maps"
+	"net"
+	"sync"
+	"time"
+)
+
+// A client that is refused comes again, and one that means harm must not fill a disk: of one reason for one address, one
+// line is logged in refusalInterval, and of all of them maxRefusals at most.
+const (
+	refusalInterval = 10 * time.Second
+	maxRefusals     = 512
+)
+
+// refusals logs why clients are refused. It is safe for concurrent use.
+type refusals struct {
+	log *slog.Logger
+
+	mu   sync.Mutex // Guards what follows.
+	seen map[refusal]*repetition
+}
+
+type refusal struct{ message, address, reason string }
+
+// repetition is what became of a refusal since it was last logged.
+type repetition struct {
+	logged  time.Time
+	omitted int
+}
+
+// report logs a refusal with its reason, unless it is one too many. When the same is logged again, that says how many
+// were left out.
+func (r *refusals) report(from net.Addr, reason error, message string, args ...any) {
+	host, _, err := net.SplitHostPort(from.String())
+	if err != nil {
+		host = from.String()
+	}
+	omitted, ok := r.admit(refusal{message, host, reason.Error()}, time.Now())
+	if !ok {
+		return
+	}
+	args = append(args, "peer", from.String(), "error", reason)
+	if omitted > 0 {
+		args = append(args, "omitted", omitted)
+	}
+	r.log.Warn(message, args...)
+}
+
+func (r *refusals) admit(key refusal, now time.Time) (omitted int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	again := r.seen[key]
+	if again == nil {
+		if len(r.seen) >= maxRefusals {
+			maps.DeleteFunc(r.seen, func(_ refusal, s *repetition) bool { return now.Sub(s.logged) >= refusalInterval })
+		}
+		if len(r.seen) >= maxRefusals {
+			return 0, false
+		}
+		r.seen[key] = &repetition{logged: now}
+		return 0, true
+	}
+	if now.Sub(again.logged) < refusalInterval {
+		again.omitted++
+		return 0, false
+	}
+	omitted = again.omitted
+	*again = repetition{logged: now}
+	return omitted, true
+}

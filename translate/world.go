@@ -177,6 +177,17 @@ func (w *World) Services() []model.ServiceKey {
 	return all
 }
 
+// Slices returns the keys of the slices that belong to a Service, in order.
+func (w *World) Slices(k model.ServiceKey) []model.ObjectKey {
+	var all []model.ObjectKey
+	if e := w.services[k]; e != nil {
+		for _, name := range slices.Sorted(maps.Keys(e.slices)) {
+			all = append(all, model.ObjectKey{Kind: model.KindEndpointSlice, Namespace: k.Namespace, Name: name})
+		}
+	}
+	return all
+}
+
 // Plan returns how a Service is forwarded, or nil if it is not: it does not exist, is not ours, or all its frontends
 // belong to other Services.
 func (w *World) Plan(k model.ServiceKey) *Plan {

@@ -15,6 +15,7 @@ import (
 	tcpproxypb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	udpproxypb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/udp/udp_proxy/v3"
 	networkpb "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -111,7 +112,7 @@ func CatchAll(class frontendpb.Class, aliases []Alias) []*listenerpb.Listener {
 		if class != frontendpb.Class_MASQ {
 			l.ListenerFilters = []*listenerpb.ListenerFilter{{
 				Name:       "original_src",
-				ConfigType: &listenerpb.ListenerFilter_TypedConfig{TypedConfig: mustAny(&originalsrcpb.OriginalSrc{})},
+				ConfigType: &listenerpb.ListenerFilter_TypedConfig{TypedConfig: pack(&originalsrcpb.OriginalSrc{})},
 			}}
 		}
 		out = append(out, l)
@@ -159,7 +160,7 @@ func tcpFilters(format string) []*listenerpb.Filter {
 
 // filter wraps a network filter's configuration.
 func filter(name string, config proto.Message) *listenerpb.Filter {
-	return &listenerpb.Filter{Name: name, ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: mustAny(config)}}
+	return &listenerpb.Filter{Name: name, ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: pack(config)}}
 }
 
 // UDPListener returns the listener of a UDP frontend, bound to its very address: Envoy answers datagrams from the port
@@ -197,7 +198,7 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *
 		Transparent:       wrapperspb.Bool(true),
 		UdpListenerConfig: &listenerpb.UdpListenerConfig{DownstreamSocketConfig: socket},
 		ListenerFilters: []*listenerpb.ListenerFilter{{Name: "udp_proxy", ConfigType: &listenerpb.ListenerFilter_TypedConfig{
-			TypedConfig: mustAny(&udpproxypb.UdpProxyConfig{
+			TypedConfig: pack(&udpproxypb.UdpProxyConfig{
 				StatPrefix:           "udp",
 				RouteSpecifier:       &udpproxypb.UdpProxyConfig_Matcher{Matcher: matcher},
 				IdleTimeout:          durationpb.New(udpIdle),
@@ -214,7 +215,7 @@ func UDPListenerName(frontend string) string { return udp + strings.TrimSuffix(f
 // udpRoute sends a datagram to a cluster.
 func udpRoute(cluster string) *matcherpb.Matcher_OnMatch {
 	return &matcherpb.Matcher_OnMatch{OnMatch: &matcherpb.Matcher_OnMatch_Action{Action: &xdscorepb.TypedExtensionConfig{
-		Name: "route", TypedConfig: mustAny(&udpproxypb.Route{Cluster: cluster}),
+		Name: "route", TypedConfig: pack(&udpproxypb.Route{Cluster: cluster}),
 	}}}
 }
 
@@ -225,18 +226,19 @@ func sourceMatcher(prefixes []netip.Prefix, onMatch *matcherpb.Matcher_OnMatch) 
 		ranges[i] = &xdscorepb.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))}
 	}
 	return &matcherpb.Matcher_MatcherTree_{MatcherTree: &matcherpb.Matcher_MatcherTree{
-		Input: &xdscorepb.TypedExtensionConfig{Name: "source-ip", TypedConfig: mustAny(&networkpb.SourceIPInput{})},
+		Input: &xdscorepb.TypedExtensionConfig{Name: "source-ip", TypedConfig: pack(&networkpb.SourceIPInput{})},
 		TreeType: &matcherpb.Matcher_MatcherTree_CustomMatch{CustomMatch: &xdscorepb.TypedExtensionConfig{
-			Name: "ip", TypedConfig: mustAny(&matcherpb.IPMatcher{RangeMatchers: []*matcherpb.IPMatcher_IPRangeMatcher{{Ranges: ranges, OnMatch: onMatch}}}),
+			Name: "ip", TypedConfig: pack(&matcherpb.IPMatcher{RangeMatchers: []*matcherpb.IPMatcher_IPRangeMatcher{{Ranges: ranges, OnMatch: onMatch}}}),
 		}},
 	}}
 }
 
-// mustAny packs a message that this package built itself. Packing fails only for messages that are not valid UTF-8.
-func mustAny(m proto.Message) *anypb.Any {
-	a := &anypb.Any{}
-	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil {
-		panic(err)
+// pack wraps a message. One that cannot be marshalled, which takes a string that is not UTF-8, becomes nil; the listener
+// then breaks Envoy's constraints, and whoever validates it says so.
+func pack(m proto.Message) *anypb.Any {
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil
 	}
-	return a
+	return &anypb.Any{TypeUrl: gcpresource.APITypePrefix + string(m.ProtoReflect().Descriptor().FullName()), Value: value}
 }

@@ -65,6 +65,9 @@ func Run(c Config) error {
 	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, args, os.Environ()))
 }
 
+// tryAgain is how often a proxy looks for its agent.
+const tryAgain = 100 * time.Millisecond
+
 // join hands the calling thread's network namespace to the agent and returns the bootstrap, once the namespace is joined
 // to the node. It tries until the agent is there: the two start in any order.
 func join(socket string, wait time.Duration) ([]byte, error) {
@@ -79,7 +82,7 @@ func join(socket string, wait time.Duration) ([]byte, error) {
 		if err == nil || (wait > 0 && time.Since(start) > wait) || !unreachable(err) {
 			return bootstrap, err
 		}
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(tryAgain)
 	}
 }
 

@@ -3,10 +3,38 @@ module github.com/fairlead/fairlead
 go 1.26.0
 
 require (
-	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2
-	github.com/envoyproxy/go-control-plane v0.14.0
-	github.com/envoyproxy/go-control-plane/envoy v1.40.0
-	google.golang.org/protobuf v1.36.12
+	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2 // the matcher messages that Envoy's UDP listeners are configured with
+	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS server's streams and subscriptions, as every control plane in Go has them
+	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's API as Go messages, with its own validation
+	github.com/fsnotify/fsnotify v1.10.1 // manifests and certificates are read again when they change
+	github.com/google/go-cmp v0.7.0 // tests: what differs, readably, protobuf included
+	github.com/hashicorp/golang-lru/v2 v2.0.7 // bounded caches of token reviews
+	github.com/prometheus/client_golang v1.25.0 // the handler and the process's own numbers behind /metrics
+	github.com/spf13/cobra v1.10.2 // subcommands, help and completion as users of kubectl know them
+	github.com/spf13/pflag v1.0.10 // the flags of cobra
+	github.com/vishvananda/netlink v1.3.1 // links, addresses, routes and rules of the node
+	github.com/vishvananda/netns v0.0.5 // network namespaces of the node and of the lab
+	go.opentelemetry.io/otel v1.47.0 // the standard for traces and metrics; its modules below are parts of it
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.47.0 // traces leave by OTLP over gRPC
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // traces leave by OTLP over HTTP
+	go.opentelemetry.io/otel/exporters/prometheus v0.69.0 // metrics in the form that Prometheus reads
+	go.opentelemetry.io/otel/metric v1.47.0 // the instruments
+	go.opentelemetry.io/otel/sdk v1.47.0 // the provider of traces
+	go.opentelemetry.io/otel/sdk/metric v1.47.0 // the provider of instruments
+	go.opentelemetry.io/otel/trace v1.47.0 // the spans
+	go.uber.org/goleak v1.3.0 // tests: a goroutine that is left behind fails
+	golang.org/x/sync v0.24.0 // goroutines that stop together (errgroup)
+	golang.org/x/sys v0.49.0 // namespaces, capabilities and descriptors that the standard library does not reach
+	golang.org/x/tools v0.52.0 // tests: txtar, a scenario in one file
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // the status message that xDS says NACKs with
+	google.golang.org/grpc v1.85.0 // xDS is gRPC
+	google.golang.org/protobuf v1.36.12 // xDS is protobuf
+	k8s.io/api v0.37.2 // Services, EndpointSlices and Nodes as Go types
+	k8s.io/apimachinery v0.37.2 // what Kubernetes' types are made of
+	k8s.io/client-go v0.37.2 // informers, which survive what an API server can do
+	k8s.io/klog/v2 v2.140.0 // client-go logs there; it is led into our log
+	sigs.k8s.io/knftables v0.0.22 // kube-proxy's own way to nftables: transactions, and errors that name the object
+	sigs.k8s.io/yaml v1.6.0 // manifests are read as Kubernetes reads them
 )
 
 require (
@@ -18,7 +46,6 @@ require (
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/envoyproxy/go-control-plane/ratelimit v0.1.0 // indirect
 	github.com/envoyproxy/protoc-gen-validate v1.3.3 // indirect
-	github.com/fsnotify/fsnotify v1.10.1 // indirect
 	github.com/fxamacker/cbor/v2 v2.9.1 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
@@ -37,11 +64,9 @@ require (
 	github.com/go-openapi/swag/typeutils v0.28.0 // indirect
 	github.com/go-openapi/swag/yamlutils v0.28.0 // indirect
 	github.com/google/gnostic-models v0.7.0 // indirect
-	github.com/google/go-cmp v0.7.0 // indirect
 	github.com/google/nftables v0.3.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
-	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/mdlayher/netlink v1.11.2 // indirect
@@ -51,53 +76,28 @@ require (
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/planetscale/vtprotobuf v0.6.1-0.20240319094008-0393e58bdf10 // indirect
 	github.com/pmezard/go-difflib v1.0.1-0.20181226105442-5d4384ee4fb2 // indirect
-	github.com/prometheus/client_golang v1.25.0 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/otlptranslator v1.0.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
-	github.com/spf13/cobra v1.10.2 // indirect
-	github.com/spf13/pflag v1.0.10 // indirect
-	github.com/vishvananda/netlink v1.3.1 // indirect
-	github.com/vishvananda/netns v0.0.5 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
-	go.opentelemetry.io/otel v1.47.0 // indirect
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.47.0 // indirect
-	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.47.0 // indirect
-	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // indirect
-	go.opentelemetry.io/otel/exporters/prometheus v0.69.0 // indirect
 	go.opentelemetry.io/otel/log v1.47.0 // indirect
-	go.opentelemetry.io/otel/metric v1.47.0 // indirect
-	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
-	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
-	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
-	go.uber.org/goleak v1.3.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
-	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/term v0.47.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
-	golang.org/x/tools v0.52.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
-	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
-	google.golang.org/grpc v1.85.0 // indirect
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
-	k8s.io/api v0.37.2 // indirect
-	k8s.io/apimachinery v0.37.2 // indirect
-	k8s.io/client-go v0.37.2 // indirect
-	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
-	sigs.k8s.io/knftables v0.0.22 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
-	sigs.k8s.io/yaml v1.6.0 // indirect
 )

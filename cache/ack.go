@@ -3,8 +3,6 @@ package cache
 import (
 	"slices"
 	"strings"
-
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 )
 
 // maxDetail is how much is kept of what a client says about a response that it rejects, in bytes.
@@ -28,11 +26,12 @@ func (v verdict) report(o Observer, node, typeURL string) {
 	}
 }
 
-// acknowledge takes in what a request says about the response with its nonce.
+// acknowledge takes in what a request says about the response with its nonce: that the client rejects it, and why, or
+// that it does not.
 //
 // A rejected response is not sent again: the client would reject it again. What was in it counts as lacking until the
 // client has accepted another content of the names, or that they are gone.
-func (t *subscription) acknowledge(nonce string, detail *statuspb.Status) verdict {
+func (t *subscription) acknowledge(nonce string, rejects bool, detail string) verdict {
 	if nonce == "" {
 		return verdict{}
 	}
@@ -42,15 +41,15 @@ func (t *subscription) acknowledge(nonce string, detail *statuspb.Status) verdic
 	}
 	r := t.inFlight[i]
 	t.inFlight = slices.Delete(t.inFlight, 0, i+1) // Clients answer in order.
-	if detail == nil {
+	if !rejects {
 		t.accept(r)
 		return verdict{acked: true, since: r.since}
 	}
-	t.nack = excerpt(detail.GetMessage())
+	t.nack = excerpt(detail)
 	if t.rejected == nil {
 		t.rejected = map[string]uint64{}
 	}
-	for _, name := range r.rejected(t.typeURL, detail.GetMessage()) {
+	for _, name := range r.rejected(t.typeURL, detail) {
 		if _, ok := t.rejected[name]; !ok {
 			t.rejected[name] = r.since
 		}

@@ -78,30 +78,35 @@ func (t *subscription) takeRemoved() []string {
 
 // takeAll returns all resources that the client lacks by its own account, and notes those that it has too many.
 func (t *subscription) takeAll() []*discoverypb.Resource {
-	c, view := t.stream.cache, t.stream.view
 	var found []*discoverypb.Resource
 	t.each(func(e *entry) {
 		name := e.plain.GetName()
-		if t.has[name] != e.version() || t.changed[name] == unknown {
+		if t.has[name] != e.version() || t.changed[name] == unknown || t.removed[name] == unknown {
 			found = append(found, e.plain)
 		}
+		delete(t.removed, name)
 	})
-	t.all, t.changed = false, emptied(t.changed)
-	for name, version := range t.has {
-		if t.follows(name) && c.lookUp(view, resourceName{t.typeURL, name}) == nil {
-			t.note(name, cmp.Or(version, unknown), false)
+	has, asked := t.has, t.changed
+	t.all, t.has, t.changed = false, nil, nil
+	for name, version := range has {
+		t.lackIfGone(name, cmp.Or(version, unknown))
+	}
+	for name, had := range asked {
+		t.lackIfGone(name, had)
+	}
+	if has != nil { // On a later occasion, the client was told about its names when it asked for them.
+		for name := range t.names {
+			t.lackIfGone(name, unknown)
 		}
 	}
-	for name := range t.names {
-		if t.has == nil {
-			break // Not the first time: the client was told about its names when it asked for them.
-		}
-		if c.lookUp(view, resourceName{t.typeURL, name}) == nil {
-			t.note(name, unknown, false)
-		}
-	}
-	t.has = nil
 	return found
+}
+
+// lackIfGone notes that the client has a version of a name, if there is none now.
+func (t *subscription) lackIfGone(name, had string) {
+	if t.follows(name) && t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) == nil {
+		t.lack(name, had, false)
+	}
 }
 
 // everything returns all resources that the client subscribes to.

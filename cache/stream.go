@@ -66,7 +66,7 @@ func (s *Stream) Close() {
 func (s *Stream) CreateDeltaWatch(req *discoverypb.DeltaDiscoveryRequest, sub gcpcache.Subscription, responses chan gcpcache.DeltaResponse) (cancel func(), err error) {
 	return s.watch(req, func(t *subscription) verdict {
 		t.deltaResponses = responses
-		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail())
+		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail() != nil, req.GetErrorDetail().GetMessage())
 		t.subscribeDelta(req, sub)
 		return v
 	})
@@ -76,7 +76,7 @@ func (s *Stream) CreateDeltaWatch(req *discoverypb.DeltaDiscoveryRequest, sub gc
 func (s *Stream) CreateWatch(req *discoverypb.DiscoveryRequest, sub gcpcache.Subscription, responses chan gcpcache.Response) (cancel func(), err error) {
 	return s.watch(req, func(t *subscription) verdict {
 		t.sotwResponses = responses
-		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail())
+		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail() != nil, req.GetErrorDetail().GetMessage())
 		t.subscribeSotw(sub)
 		t.resend()
 		return v

@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"maps"
+
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	gcpcache "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 )
@@ -108,6 +110,7 @@ func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, su
 	for _, name := range req.GetResourceNamesUnsubscribe() {
 		switch {
 		case name == wildcard:
+			maps.DeleteFunc(t.rejected, func(name string, _ uint64) bool { return !t.follows(name) })
 		case t.wildcard:
 			t.ask(name) // The protocol has the server say what becomes of a name that only the wildcard still covers.
 		default:
@@ -163,18 +166,14 @@ func (t *subscription) lacks(since uint64) {
 
 // ask notes that a name has to be answered whatever the client has.
 func (t *subscription) ask(name string) {
-	exists := t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) != nil
-	if !t.note(name, unknown, exists) {
+	if !t.follows(name) {
 		return
 	}
-	for _, lacking := range []map[string]string{t.changed, t.removed} {
-		if _, ok := lacking[name]; ok {
-			lacking[name] = unknown
-		}
-	}
+	t.forget(name)
+	t.lack(name, unknown, t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) != nil)
 }
 
-// forget drops a name that the client no longer subscribes to.
+// forget drops what is known of a name, because the client no longer subscribes to it or asks for it anew.
 func (t *subscription) forget(name string) {
 	delete(t.changed, name)
 	delete(t.removed, name)
@@ -187,12 +186,18 @@ func (t *subscription) note(name, had string, exists bool) bool {
 	if !t.follows(name) {
 		return false
 	}
-	if t.all && t.has != nil && had != unknown {
-		return true // The comparison with what the client had before the stream will find it.
+	if !t.all || t.has == nil { // Else the comparison with what the client had before the stream will find it.
+		t.lack(name, had, exists)
 	}
+	return true
+}
+
+// lack remembers that the client has a version of a name that is not the present one, and whether there is a present
+// one. What was known of the version before stays: the client was not sent anything in between.
+func (t *subscription) lack(name, had string, exists bool) {
 	if !exists && !t.tellsRemovals() {
-		delete(t.changed, name)
-		return true
+		t.forget(name)
+		return
 	}
 	to, from := &t.changed, t.removed
 	if !exists {
@@ -209,7 +214,6 @@ func (t *subscription) note(name, had string, exists bool) bool {
 		(*to)[name] = had
 	}
 	t.lacks(t.stream.cache.seq)
-	return true
 }
 
 // tellsRemovals reports whether responses can say that a resource is gone. SotW responses can only by leaving it out,

@@ -15,8 +15,9 @@ import (
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	gcpdelta "github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 )
@@ -189,7 +190,7 @@ func (n *walkClient) take(m *discoverypb.DeltaDiscoveryResponse) {
 	defer n.mu.Unlock()
 	answer := &discoverypb.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce()}
 	if n.rejects && n.random.IntN(30) == 0 {
-		answer.ErrorDetail = &statuspb.Status{Code: 3, Message: "no"}
+		answer.ErrorDetail = status.New(codes.InvalidArgument, "no").Proto()
 		n.session.rejected = true
 		n.session.queue = append(n.session.queue, answer)
 		return

@@ -10,9 +10,9 @@ import (
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -97,11 +97,6 @@ func (c *client[Req, Resp]) once() *corepb.Node {
 	return n
 }
 
-// rejection is the error of a NACK.
-func rejection(detail string) *statuspb.Status {
-	return &statuspb.Status{Code: int32(codes.InvalidArgument), Message: detail}
-}
-
 // delta is a client of delta xDS.
 type delta struct {
 	*client[discoverypb.DeltaDiscoveryRequest, discoverypb.DeltaDiscoveryResponse]
@@ -138,7 +133,7 @@ func (c delta) ack(m *discoverypb.DeltaDiscoveryResponse) {
 
 func (c delta) nack(m *discoverypb.DeltaDiscoveryResponse, detail string) {
 	c.t.Helper()
-	c.send(&discoverypb.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce(), ErrorDetail: rejection(detail)})
+	c.send(&discoverypb.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce(), ErrorDetail: status.New(codes.InvalidArgument, detail).Proto()})
 }
 
 // want returns the next response, which must have a type, resources and removed names. It is not acknowledged.

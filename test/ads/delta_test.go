@@ -34,22 +34,27 @@ func TestDeltaFirstSync(t *testing.T) {
 
 // TestNothingBeforeFirstPublish: half a world would take away what clients still have.
 //
-//  1. A client subscribes to everything, and to a name, before anything is published.
-//  2. The first publish comes: the first responses hold it. Had anything been answered before, it would be first.
+//  1. A client subscribes to everything, and to names in two requests, before anything is published.
+//  2. The first publish comes: the first responses hold it, and what does not exist is removed. Had anything been
+//     answered before, it would be first.
 func TestNothingBeforeFirstPublish(t *testing.T) {
 	c := serve(t, xds.Config{})
 	n := c.delta("n1", "z1")
 	n.subscribe(clusters)
-	n.subscribe(assignments, webAssignment)
+	n.subscribe(assignments, "absent", "default/db:http/TCP")
+	n.subscribe(assignments, "absent too", webAssignment)
 	old := c.sotw("n2", "z1")
 	old.subscribe(nil, clusters)
-	eventually(t, "the cache knows all three subscriptions", func() bool { return len(c.Status()) == 3 })
+	eventually(t, "the cache knows all subscriptions", func() bool {
+		all := c.Status()
+		return len(all) == 3 && all[0].Subscribed+all[1].Subscribed == 4
+	})
 	c.wantApplied("n1", clusters, 0)
 
-	c.publish(units(t, web("10.1.0.1")))
-	n.take(clusters, []string{webCluster}, nil)
-	n.take(assignments, []string{webAssignment}, nil)
-	old.want(clusters, 1)
+	c.publish(both(t, "10.1.0.1", "10.2.0.1"))
+	n.take(clusters, []string{webCluster, "10.96.0.20:80"}, nil)
+	n.take(assignments, []string{"default/db:http/TCP", webAssignment}, []string{"absent", "absent too"})
+	old.want(clusters, 2)
 }
 
 // TestEmptyWorldIsAnswered: Envoy's initialisation waits for a first CDS and LDS response, also if there is nothing.

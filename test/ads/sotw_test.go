@@ -105,7 +105,7 @@ func TestSotwNack(t *testing.T) {
 	n := c.sotw("n1", "z1")
 	n.subscribe(nil, clusters)
 	m := n.want(clusters, 1)
-	n.send(&discoverypb.DiscoveryRequest{TypeUrl: clusters, ResponseNonce: m.GetNonce(), ErrorDetail: rejection("no")})
+	n.send(&discoverypb.DiscoveryRequest{TypeUrl: clusters, ResponseNonce: m.GetNonce(), ErrorDetail: status.New(codes.InvalidArgument, "no").Proto()})
 	c.wantEvent(event{node: "n1", typeURL: clusters, nack: "no"})
 	c.wantApplied("n1", clusters, 0)
 	n.subscribe(nil, routes, "absent")

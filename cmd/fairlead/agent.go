@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/agent/generation"
@@ -27,6 +25,7 @@ func newAgentCommand() *cobra.Command {
 	config := agent.Config{Generation: generation.DefaultConfig()}
 	var (
 		log                logFlags
+		proof              clientIdentityFlags
 		cleanup            bool
 		podCIDRs, nodePort []string
 	)
@@ -51,7 +50,9 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 				return err
 			}
 			config.Log = logger
-			config.DialOptions = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+			if config.DialOptions, err = proof.dialOptions(config.Servers); err != nil {
+				return err
+			}
 			return runAgent(cmd.Context(), config)
 		},
 	}
@@ -69,6 +70,7 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
 	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
 	log.add(flags)
+	proof.add(flags)
 	return cmd
 }
 

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/server"
@@ -22,7 +22,6 @@ const flushTimeout = 2 * time.Second
 // serveFlags are the flags of fairlead serve.
 type serveFlags struct {
 	directories      []string
-	insecure         bool
 	kubeconfig       string
 	serviceProxyName string
 	source           string
@@ -33,12 +32,16 @@ func newServeCommand() *cobra.Command {
 	var (
 		log   logFlags
 		flags serveFlags
+		proof serverIdentityFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve what the cluster's Services need over xDS",
 		Long: `Watches Services, EndpointSlices and Nodes, of an API server or in a directory of manifests, and serves what
 follows from them over xDS to the agents of the nodes. It keeps nothing on disk; any number of replicas may run.
+
+On an address that is not loopback, xDS is served over TLS, and only to agents and gRPC programs that prove who they are
+by service-account tokens, which the API server is asked about.
 
 Health, metrics and, on loopback, /debug/status are answered on the admin address. Traces are exported by OTLP if the
 OTEL_ variables of the environment ask for it.`,
@@ -50,11 +53,23 @@ OTEL_ variables of the environment ask for it.`,
 			}
 			config.Log = logger
 			klog.SetSlogLogger(logger) // client-go's reflectors log there.
-			if err := flags.checkListen(config.Listen, logger); err != nil {
+			secure, err := proof.secure(config.Listen, logger)
+			if err != nil {
 				return err
 			}
-			if config.Source, err = flags.newSource(logger); err != nil {
+			var client kubernetes.Interface
+			if secure || flags.source == "kubernetes" {
+				if client, err = watch.NewClient(flags.kubeconfig); err != nil {
+					return err
+				}
+			}
+			if config.Source, err = flags.newSource(client, logger); err != nil {
 				return err
+			}
+			if secure {
+				if err := proof.configure(&config, client); err != nil {
+					return err
+				}
 			}
 			return runServe(cmd.Context(), config)
 		},
@@ -62,31 +77,16 @@ OTEL_ variables of the environment ask for it.`,
 	set := cmd.Flags()
 	set.StringVar(&config.Admin, "admin", "127.0.0.1:19000", "Address of health, metrics and status; status is told on loopback only.")
 	set.StringSliceVar(&flags.directories, "directory", nil, "Folder of manifests, or a manifest, for --source directory; may be repeated.")
-	set.BoolVar(&flags.insecure, "insecure", false, "Serve xDS without TLS and identity on an address that is not loopback.")
-	set.StringVar(&flags.kubeconfig, "kubeconfig", "", "Kubeconfig file for --source kubernetes; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
+	set.StringVar(&flags.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
 	set.StringVar(&config.Listen, "listen", "127.0.0.1:18000", "Address that serves xDS.")
 	set.StringVar(&flags.serviceProxyName, "service-proxy-name", "", "Serve the Services whose label service.kubernetes.io/service-proxy-name has this value; by default those without the label.")
 	set.StringVar(&flags.source, "source", "kubernetes", "Where the objects come from: kubernetes or directory.")
 	log.add(set)
+	proof.add(set)
 	return cmd
 }
 
-// checkListen refuses to serve in the clear, to whoever asks, where other machines can ask.
-func (f *serveFlags) checkListen(listen string, log *slog.Logger) error {
-	addr, err := netip.ParseAddrPort(listen)
-	switch {
-	case err != nil:
-		return fmt.Errorf("--listen %q: use an address and a port, such as 127.0.0.1:18000 or [::]:18000", listen)
-	case addr.Addr().Unmap().IsLoopback():
-		return nil
-	case !f.insecure:
-		return fmt.Errorf("--listen %s: there is no TLS on the xDS port yet, so anybody could read it; listen on loopback, or add --insecure if only the nodes can reach that address", listen)
-	}
-	log.Warn("xDS is served without TLS and without identity: anybody who reaches the address can read it", "address", listen)
-	return nil
-}
-
-func (f *serveFlags) newSource(log *slog.Logger) (server.Source, error) {
+func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (server.Source, error) {
 	switch {
 	case f.source == "directory" && len(f.directories) == 0:
 		return nil, errors.New("--source directory needs --directory")
@@ -96,10 +96,6 @@ func (f *serveFlags) newSource(log *slog.Logger) (server.Source, error) {
 		return nil, fmt.Errorf("--source %q: use kubernetes or directory", f.source)
 	case len(f.directories) > 0:
 		return nil, errors.New("--directory needs --source directory")
-	}
-	client, err := watch.NewClient(f.kubeconfig)
-	if err != nil {
-		return nil, err
 	}
 	return watch.NewKubernetes(watch.KubernetesConfig{Client: client, ServiceProxyName: f.serviceProxyName}), nil
 }

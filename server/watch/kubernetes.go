@@ -37,6 +37,8 @@ func newClient(config *rest.Config) (kubernetes.Interface, error) {
 	// Decoding a slice from protobuf takes a quarter of the time that JSON takes.
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	// A replica that starts has a token of every agent reviewed. The API server knows by itself how much it can bear.
+	config.QPS = -1
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -76,7 +76,7 @@ func (f *Fleet) StartServe() (err error) {
 // StartAgent starts a node's agent, or starts it again with the state that it left.
 func (f *Fleet) StartAgent(name string) (err error) {
 	n := f.nodes[name]
-	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(),
+	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(), "--insecure",
 		"--state-dir", f.StateDir(name), "--run-dir", f.RunDir(name), "--admin", agentAdmin)
 	return err
 }

@@ -12,6 +12,8 @@ import (
 	gcpsotw "github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 )

@@ -42,6 +42,32 @@ func (s *service) follows(replicas int) {
 	s.t.Logf("a new pod answers on all nodes %s after kubectl scale", time.Since(started).Round(time.Millisecond))
 }
 
+// deployToDisturb is deploy for a case that kills programs: whatever does not run at its end is started again, so that a
+// failure does not become everybody's.
+func deployToDisturb(t *testing.T, name string) *service {
+	t.Helper()
+	s := deploy(t, name, 2, "--type=NodePort")
+	t.Cleanup(func() {
+		kube, f := s.cluster.kube, s.cluster.fairlead
+		if kube.apiServer.Ended() != nil {
+			s.must(kube.startAPIServer())
+			s.must(kube.ready(context.Background())) // The test's own context has ended.
+		}
+		if f.Serve().Ended() != nil {
+			s.must(f.StartServe())
+		}
+		for _, n := range s.cluster.nodes {
+			if f.Agent(n.Name).Ended() != nil {
+				s.must(f.StartAgent(n.Name))
+			}
+			if len(f.Proxies(n.Name)) == 0 {
+				s.startEnvoy(n)
+			}
+		}
+	})
+	return s
+}
+
 func (s *service) must(err error) {
 	s.t.Helper()
 	if err != nil {
@@ -64,7 +90,7 @@ func (s *service) startEnvoy(n *lab.Node) {
 
 // TestControlPlaneKilled kills the control plane and starts it again.
 func TestControlPlaneKilled(t *testing.T) {
-	s := deploy(t, "serve-killed", 2, "--type=NodePort")
+	s := deployToDisturb(t, "serve-killed")
 	f := s.cluster.fairlead
 	s.undisturbed(func(goOn func()) {
 		f.Serve().Kill()
@@ -76,7 +102,7 @@ func TestControlPlaneKilled(t *testing.T) {
 
 // TestAPIServerRestarted kills the API server and starts it again.
 func TestAPIServerRestarted(t *testing.T) {
-	s := deploy(t, "api-restarted", 2, "--type=NodePort")
+	s := deployToDisturb(t, "api-restarted")
 	kube := s.cluster.kube
 	s.undisturbed(func(goOn func()) {
 		kube.apiServer.Kill()
@@ -89,7 +115,7 @@ func TestAPIServerRestarted(t *testing.T) {
 
 // TestAgentKilled kills each node's agent and starts it again.
 func TestAgentKilled(t *testing.T) {
-	s := deploy(t, "agent-killed", 2, "--type=NodePort")
+	s := deployToDisturb(t, "agent-killed")
 	f := s.cluster.fairlead
 	s.undisturbed(func(goOn func()) {
 		for _, n := range s.cluster.nodes {
@@ -104,7 +130,7 @@ func TestAgentKilled(t *testing.T) {
 // TestNodeAlone kills the control plane and both agents: the nodes forward on. A node whose agent and Envoy then start
 // with no control plane to ask forwards what it last knew. When all are back, changes arrive again.
 func TestNodeAlone(t *testing.T) {
-	s := deploy(t, "alone", 2, "--type=NodePort")
+	s := deployToDisturb(t, "alone")
 	f := s.cluster.fairlead
 	n := s.cluster.nodes[0]
 	s.undisturbed(func(goOn func()) {
@@ -127,7 +153,7 @@ func TestNodeAlone(t *testing.T) {
 // TestEnvoyKilled kills a node's Envoy. Its connections are lost and nothing else is: the other node's go on, and the
 // node forwards again as soon as an Envoy is back.
 func TestEnvoyKilled(t *testing.T) {
-	s := deploy(t, "envoy-killed", 2, "--type=NodePort")
+	s := deployToDisturb(t, "envoy-killed")
 	n, other := s.cluster.nodes[0], s.cluster.nodes[1]
 	loads := []*load{
 		loadNew(t, "pod of the other node", s.cluster.clients[1].host, s.clusterIP()),

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -25,12 +26,13 @@ type node struct {
 
 	self      *frontendpb.Node // Nil before the control plane has said.
 	frontends map[string]*frontendpb.Frontend
-	changed   map[string]bool // Frontends that the kernel's table has not been told of.
-	heard     map[string]bool // Types of which anything has been heard.
-	told      bool            // The kernel's table has been told of all frontends once.
-	bound     map[string]bool // UDP frontends that have a listener.
-	shaped    shape           // What the listeners were made for.
-	moved     bool            // The node's addresses or pods may be others than when the listeners were made.
+	clusters  map[string]string // The assignment of each cluster.
+	changed   map[string]bool   // Frontends that the kernel's table has not been told of.
+	heard     map[string]bool   // Types of which anything has been heard.
+	told      bool              // The kernel's table has been told of all frontends once.
+	bound     map[string]bool   // UDP frontends that have a listener.
+	shaped    shape             // What the listeners were made for.
+	moved     bool              // The node's addresses or pods may be others than when the listeners were made.
 	aliases   aliases
 	bridged   bridged
 }
@@ -38,7 +40,7 @@ type node struct {
 func newNode(config Config, log *slog.Logger) *node {
 	return &node{
 		config: config, log: log,
-		moved: true, frontends: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, heard: map[string]bool{},
+		moved: true, frontends: map[string]*frontendpb.Frontend{}, clusters: map[string]string{}, changed: map[string]bool{}, heard: map[string]bool{},
 		bound: map[string]bool{}, aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
 	}
 }
@@ -77,8 +79,14 @@ func (n *node) set(typeURL string, r upstream.Resource, units map[string]cache.U
 			n.self, n.moved = self, true
 		}
 	default:
-		if typeURL == envoy.AssignmentType {
+		switch typeURL {
+		case envoy.AssignmentType:
 			n.bridged.add(r)
+		case envoy.ClusterType:
+			cluster := &clusterpb.Cluster{}
+			if err := r.Any.UnmarshalTo(cluster); err == nil { // Envoy rejects one that is not, and that is reported.
+				n.clusters[r.Name] = cluster.GetEdsClusterConfig().GetServiceName()
+			}
 		}
 		resource, err := cache.ReceivedResource(&discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Any})
 		if err != nil {
@@ -97,8 +105,24 @@ func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
 		n.changed[name] = true
 	case envoy.NodeType: // A node that was deleted still has pods; it forwards until its agent is taken away.
 	default:
+		if typeURL == envoy.ClusterType {
+			delete(n.clusters, name)
+		}
 		breaking[unitID(typeURL, name)] = nil
 	}
+}
+
+// needs returns the clusters that the changed frontends are forwarded by, with their assignments.
+func (n *node) needs() map[string]string {
+	needs := map[string]string{}
+	for name := range n.changed {
+		for _, cluster := range envoy.ClusterNames(n.frontends[name]) {
+			if assignment, known := n.clusters[cluster]; known {
+				needs[cluster] = assignment
+			}
+		}
+	}
+	return needs
 }
 
 // complete reports whether the kernel's table knows the frontends. One that does not would lead traffic nowhere, while that

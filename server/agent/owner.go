@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
 	"github.com/fairlead/fairlead/server/agent/upstream"
+	"github.com/fairlead/fairlead/translate/envoy"
 )
 
 // Waits of the owner.
@@ -57,6 +58,7 @@ type owner struct {
 type change struct {
 	updates   []upstream.Update
 	seq       uint64                // What the current Envoy must have before the kernel may follow.
+	needs     map[string]string     // Clusters, with their assignments, that the kernel will lead traffic to.
 	breaking  map[string]cache.Unit // Removals from Envoy, once the kernel leads nothing there any more.
 	began     time.Time
 	patience  time.Time
@@ -177,6 +179,7 @@ func (o *owner) begin(ctx context.Context, u upstream.Update) {
 	for id := range units {
 		delete(c.breaking, id)
 	}
+	c.needs = o.node.needs()
 	c.span.start(o.tracer, o.config.Node)
 	o.liftBridges(ctx)
 	c.seq = o.cache.Publish(cache.Update{Units: units})
@@ -228,13 +231,29 @@ func (o *owner) finish(ctx context.Context, c *change, err error) {
 
 // mayFollow reports whether the kernel may follow a change: Envoy has what traffic is about to be led to.
 func (o *owner) mayFollow(c *change) bool {
-	if c.following || o.generations.current == 0 || o.generations.has(o.generations.current, c.seq, o.cache.Applied) {
+	if c.following || o.generations.current == 0 || o.envoyHas(c) {
 		return true
 	}
 	if time.Now().Before(c.patience) {
 		return false
 	}
 	o.log.Error("Envoy does not take a change; the kernel goes ahead without it", "generation", o.generations.current)
+	return true
+}
+
+// envoyHas reports whether the current Envoy has what a change leads traffic to. That it has all assignments that it asked
+// for is not enough: it may not have asked yet for that of a new cluster.
+func (o *owner) envoyHas(c *change) bool {
+	if !o.generations.has(o.generations.current, c.seq, o.cache.Applied) {
+		return false
+	}
+	id := envoyID(o.config.Node, o.generations.current)
+	for cluster, assignment := range c.needs {
+		if !o.cache.Has(id, envoy.ClusterType, cluster) || !o.cache.Has(id, envoy.AssignmentType, assignment) {
+			return false
+		}
+		delete(c.needs, cluster)
+	}
 	return true
 }
 

@@ -7,6 +7,7 @@ package envoy
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -48,26 +49,19 @@ const connectTimeout = 5 * time.Second
 type Resource struct {
 	TypeURL, Name string
 	Message       proto.Message
-
-	// Clusters are the clusters that refer to an assignment, in order. Envoy does not ask again for an assignment that
-	// it already watches, so one must be sent again after each new cluster that shares it.
-	Clusters []string
 }
 
 // Resources returns what one Service contributes on the nodes that see it as frontends: clusters, then assignments,
 // then frontends, each in the order of frontends.
 func Resources(frontends []model.Frontend) []Resource {
 	var clusters, assignments, fronts []Resource
-	bySet := map[string]int{} // Set name → index in assignments.
+	known := map[string]bool{} // Sets that have their assignment.
 	add := func(name string, set *model.EndpointSet) {
 		clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
-		i, ok := bySet[set.Name]
-		if !ok {
-			i = len(assignments)
-			bySet[set.Name] = i
+		if !known[set.Name] {
+			known[set.Name] = true
 			assignments = append(assignments, Resource{TypeURL: AssignmentType, Name: set.Name, Message: assignment(set)})
 		}
-		assignments[i].Clusters = append(assignments[i].Clusters, name)
 	}
 	for i := range frontends {
 		f := &frontends[i]
@@ -208,6 +202,21 @@ func route(f *model.Frontend, origin model.Origin) *frontendpb.Route {
 	default:
 		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_KEEP}
 	}
+}
+
+// ClusterNames returns the clusters that a node forwards connections to a frontend by.
+func ClusterNames(f *frontendpb.Frontend) []string {
+	var names []string
+	m := FrontendModel(f)
+	for _, class := range []frontendpb.Class{f.GetPod().GetClass(), f.GetNode().GetClass(), f.GetOutside().GetClass()} {
+		if class == frontendpb.Class_CLASS_UNSPECIFIED {
+			continue
+		}
+		if name := clusterName(m, class == frontendpb.Class_EXTERNAL); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // FrontendModel returns the address, family, port, protocol and kind of a frontend; its routes stay empty.

@@ -92,14 +92,14 @@ func (o *owner) run(ctx context.Context) error {
 	defer inspect.Stop()
 	for {
 		updates := o.upstream.Updates()
-		if o.change != nil {
-			updates = nil // One change after the other; upstream merges what comes meanwhile.
+		if o.change != nil && o.change.following {
+			updates = nil // The kernel is at it; upstream merges what comes meanwhile.
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case u := <-updates:
-			o.begin(ctx, u)
+			o.take(ctx, u)
 		case r := <-o.requests:
 			o.join(ctx, r)
 		case <-o.acked:
@@ -155,16 +155,20 @@ func (o *owner) start(ctx context.Context) error {
 	return nil
 }
 
-// begin starts to carry out an update, and what else has arrived with it.
-func (o *owner) begin(ctx context.Context, u upstream.Update) {
-	c := newChange()
+// take takes an update, and what else has arrived with it, into the change at hand. Of each type one update at most is handed
+// out before it is answered, so a change stays small; and the endpoints that a change waits for may be in the next update.
+func (o *owner) take(ctx context.Context, u upstream.Update) {
+	if o.change == nil {
+		o.change = newChange()
+	}
+	c := o.change
 	units := map[string]cache.Unit{}
 	for more := true; more; {
 		c.updates = append(c.updates, u)
 		o.node.heard[u.Type] = true // Also that there is nothing of a type is heard.
 		for _, r := range u.Changed {
 			o.node.set(u.Type, r, units)
-			c.span.follow(r.Traceparent)
+			c.span.follow(o.tracer, r.Traceparent, o.config.Node)
 		}
 		for _, name := range u.Removed {
 			o.node.remove(u.Type, name, c.breaking)
@@ -180,10 +184,8 @@ func (o *owner) begin(ctx context.Context, u upstream.Update) {
 		delete(c.breaking, id)
 	}
 	c.needs = o.node.needs()
-	c.span.start(o.tracer, o.config.Node)
 	o.liftBridges(ctx)
 	c.seq = o.cache.Publish(cache.Update{Units: units})
-	o.change = c
 }
 
 // liftBridges brings the table for pods on bridges up to date, before Envoy dials a new endpoint on one.

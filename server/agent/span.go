@@ -9,30 +9,19 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// commitSpan is the node's part of a change's trace: from the arrival of the change to the kernel's commit.
-type commitSpan struct {
-	parents map[string]bool
-	spans   []trace.Span
-}
+// commitSpan is the node's part of the traces of a change: from its arrival until the node forwards by it.
+type commitSpan struct{ spans map[string]trace.Span } // By traceparent.
 
-// follow makes the span a child of the change that a resource came with.
-func (s *commitSpan) follow(traceparent string) {
-	if traceparent == "" {
+// follow begins a span in the trace that a resource came with, if it came with one that is not followed yet.
+func (s *commitSpan) follow(tracer trace.Tracer, traceparent, node string) {
+	if _, known := s.spans[traceparent]; known || traceparent == "" {
 		return
 	}
-	if s.parents == nil {
-		s.parents = map[string]bool{}
+	if s.spans == nil {
+		s.spans = map[string]trace.Span{}
 	}
-	s.parents[traceparent] = true
-}
-
-// start begins a span in each change's trace.
-func (s *commitSpan) start(tracer trace.Tracer, node string) {
-	for parent := range s.parents {
-		ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
-		_, span := tracer.Start(ctx, "node.program", trace.WithAttributes(attribute.String("k8s.node.name", node)))
-		s.spans = append(s.spans, span)
-	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
+	_, s.spans[traceparent] = tracer.Start(ctx, "node.program", trace.WithAttributes(attribute.String("k8s.node.name", node)))
 }
 
 // end ends the spans, with what went wrong.

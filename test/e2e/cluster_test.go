@@ -82,17 +82,13 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	return c, nil
 }
 
-// startNetwork joins two nodes, one of each way to attach Pods, the control plane's host and one outside. The control plane's host is outside the
-// cluster as well, but knows the way to Pods, as a managed control plane does.
+// startNetwork joins two nodes, whose Pods have links of their own, and a host outside.
 func (c *cluster) startNetwork(context.Context) (err error) {
 	if c.lab, err = lab.New(); err != nil {
 		return err
 	}
-	for _, node := range []struct {
-		name string
-		cni  lab.CNI
-	}{{"n1", lab.Routed}, {"n2", lab.Routed}} {
-		n, err := c.lab.AddNode(node.name, node.cni)
+	for _, name := range []string{"n1", "n2"} {
+		n, err := c.lab.AddNode(name, lab.Routed)
 		if err != nil {
 			return err
 		}
@@ -102,6 +98,8 @@ func (c *cluster) startNetwork(context.Context) (err error) {
 	return err
 }
 
+// startKubernetes gives the control plane a host outside the cluster that knows the way to Pods, as a managed control
+// plane does, and starts it and what plays the kubelets.
 func (c *cluster) startKubernetes(ctx context.Context) error {
 	host, err := c.lab.AddOutside("control-plane")
 	if err != nil {

@@ -121,16 +121,18 @@ func (k *kubelets) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	object, _ := obj.(*corev1.Pod)
 	running := k.pod(key)
-	if !exists {
-		if running == nil {
-			return nil
-		}
+	if running != nil && (!exists || object.UID != running.uid) {
 		k.forget(running)
-		return running.end()
+		if err := running.end(); err != nil {
+			return err
+		}
+		running = nil
 	}
-	object := obj.(*corev1.Pod)
 	switch {
+	case !exists:
+		return nil
 	case object.DeletionTimestamp != nil:
 		k.terminate(ctx, object, running)
 		return nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead/fairlead/server/lab"
 )
@@ -33,6 +34,7 @@ const quiet = 500 * time.Millisecond
 type pod struct {
 	key  string // namespace/name
 	name string
+	uid  types.UID
 	node *lab.Node
 	host *lab.Host
 
@@ -47,7 +49,7 @@ type pod struct {
 
 // startPod makes a Pod's network namespace, with a number in its addresses, and starts what its image names.
 func (c *cluster) startPod(ctx context.Context, node *lab.Node, number int, object *corev1.Pod) (_ *pod, err error) {
-	p := &pod{key: object.Namespace + "/" + object.Name, name: object.Name, node: node, clients: map[netip.Addr]int{}}
+	p := &pod{key: object.Namespace + "/" + object.Name, name: object.Name, uid: object.UID, node: node, clients: map[netip.Addr]int{}}
 	if p.host, err = node.AddPod(object.Name, number); err != nil {
 		return nil, err
 	}

@@ -124,8 +124,8 @@ func mirror[L runtime.Object](ctx context.Context, k *Kubernetes, api lister[L],
 	}, k.cfg.Client)
 	kcache.NewReflectorWithOptions(lw, s.example, s, kcache.ReflectorOptions{
 		Name: string(s.kind),
-		// client-go's own limit is 30 s with as much jitter, made for a controller on every node. There are a few
-		// replicas of this process, and every node waits for them.
-		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: 5 * time.Second},
+		// At most 2 s, and as much of jitter. client-go's own limit is 30 s, made for a controller on every node. There
+		// are a few replicas of this process, and every node waits for them.
+		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: 2 * time.Second},
 	}).RunWithContext(ctx)
 }

@@ -235,6 +235,9 @@ func TestKubernetesSurvivesARestartOfTheAPIServer(t *testing.T) {
 	if !f.endpoint("web-1", "10.244.0.1")() {
 		t.Errorf("what was known is gone:\n%s", f)
 	}
+	if m := f.objects[sourceKey("API server's list of EndpointSlices")].Problems[0].Message; strings.Contains(m, "timeout") {
+		t.Errorf("problem %q differs from one attempt to the next", m)
+	}
 
 	a.mu.Lock()
 	a.objects["endpointslices"] = []string{sliceOf("web-1", "10.244.0.9", "201"), sliceOf("web-3", "10.244.0.3", "202")}

@@ -1,7 +1,9 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -108,10 +110,7 @@ func (s *store) Resync() error { return nil }
 
 // report queues the problem that the API server cannot be read, or the end of it.
 func (s *store) report(err error) {
-	failure := ""
-	if err != nil {
-		failure = err.Error()
-	}
+	failure := failureOf(err)
 	if failure == s.failure {
 		return
 	}
@@ -122,4 +121,16 @@ func (s *store) report(err error) {
 		c.Problems = []model.Problem{{Object: object, Reason: model.Unreadable, Message: failure}}
 	}
 	s.queue.Set(c)
+}
+
+// failureOf says what a list or watch failed with; nothing if it did not. The URL is left out: it has a timeout in it that
+// is another one each time, and would make one outage many problems.
+func failureOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
+	}
+	return err.Error() + "; what was read before still counts, and reading goes on when the API server answers"
 }

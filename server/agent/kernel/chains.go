@@ -75,7 +75,7 @@ func (t *Table) chains() []chain {
 	for id := generation.ID(1); id <= generation.MaxID; id++ {
 		all = append(all, t.generationChains(id)...)
 	}
-	return append(all, t.prerouting(), t.output(), t.natPrerouting("nat-prerouting", knftables.PreroutingHook),
+	return append(all, t.lookups(incoming), t.lookups(own), t.prerouting(), t.output(), t.natPrerouting("nat-prerouting", knftables.PreroutingHook),
 		t.natPrerouting("nat-output", knftables.OutputHook), t.natInput(), t.natPostrouting())
 }
 
@@ -140,33 +140,40 @@ func (t *Table) setMark(mark string, id generation.ID, class frontendpb.Class) s
 // established leads packets of connections that are decided already to where they were decided to go: of those that Envoy
 // has, by their mark, on both legs and in both directions; of others' TCP connections past the frontends, since a
 // Service that appears must not take over a connection that was there before it.
-func (t *Table) established() []string {
-	var live []string
+//
+// A UDP flow moves to a new Envoy with the next datagram of its client. The kernel remembers a flow long after its last
+// datagram, and another client may have its port by then: kept by their marks, flows would be lost when the old Envoy goes.
+func (t *Table) established(lookups string) []string {
+	var live, current []string
 	for _, id := range t.generations.Live {
 		for _, class := range generation.Classes {
 			live = append(live, fmt.Sprintf("%#x : goto %s", t.config.Mark(id, class), resumeName(id, class)))
 		}
 	}
-	var rules []string
+	for _, class := range generation.Classes {
+		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.generations.Current, class)))
+	}
+	rules := []string{fmt.Sprintf("meta l4proto udp ct direction original ct mark and %#x != { %s } goto %s", t.config.Mask, strings.Join(current, ", "), lookups)}
 	if len(live) > 0 {
 		rules = append(rules, fmt.Sprintf("ct mark and %#x vmap { %s }", t.config.Mask, strings.Join(live, ", ")))
 	}
 	return append(rules,
-		// Its Envoy is gone: the peers learn at once. A UDP flow finds another below.
+		// Its Envoy is gone: the peers learn at once.
 		fmt.Sprintf("ct mark and %#x != 0 meta l4proto tcp reject with tcp reset", t.config.Mask),
-		"meta l4proto tcp ct state established,related accept")
+		"meta l4proto tcp ct state established,related accept",
+		goTo(lookups))
 }
 
 // lookups find the frontend that a packet is addressed to.
-func (t *Table) lookups(prefix string) []string {
-	var rules []string
+func (t *Table) lookups(prefix string) chain {
+	c := chain{name: "lookup-" + prefix}
 	for _, ipv6 := range []bool{false, true} {
-		rules = append(rules, fmt.Sprintf("%s daddr . meta l4proto . th dport vmap @%s", ip(ipv6), mapName(prefix, false, ipv6)))
+		c.rules = append(c.rules, fmt.Sprintf("%s daddr . meta l4proto . th dport vmap @%s", ip(ipv6), mapName(prefix, false, ipv6)))
 		if addresses := t.addresses(ipv6); addresses != "" {
-			rules = append(rules, fmt.Sprintf("%s daddr { %s } meta l4proto . th dport vmap @%s", ip(ipv6), addresses, mapName(prefix, true, ipv6)))
+			c.rules = append(c.rules, fmt.Sprintf("%s daddr { %s } meta l4proto . th dport vmap @%s", ip(ipv6), addresses, mapName(prefix, true, ipv6)))
 		}
 	}
-	return rules
+	return c
 }
 
 func (t *Table) prerouting() chain {
@@ -180,14 +187,14 @@ func (t *Table) prerouting() chain {
 	if len(veths) > 0 {
 		c.rules = append(c.rules, fmt.Sprintf("iifname vmap { %s }", strings.Join(veths, ", ")))
 	}
-	c.rules = append(append(c.rules, t.established()...), t.lookups(incoming)...)
+	c.rules = append(c.rules, t.established("lookup-"+incoming)...)
 	return c
 }
 
 // output sees the packets of the node's own processes. A chain of type route has them routed again when a mark changed.
 func (t *Table) output() chain {
 	return chain{name: "output", kind: knftables.RouteType, hook: knftables.OutputHook, priority: knftables.ManglePriority,
-		rules: append(t.established(), t.lookups(own)...)}
+		rules: t.established("lookup-" + own)}
 }
 
 // natPrerouting rewrites the destination of connections to frontends at the node's own addresses, NodePorts and others: a

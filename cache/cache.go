@@ -29,7 +29,7 @@ type Unit interface {
 // Update is a set of changes that become visible together.
 type Update struct {
 	Units       map[string]Unit        // By ID, such as the Service's key. Nil removes.
-	Views       map[string]*model.View // By node.id. Nil removes. A client that is not here sees View{node.id, its locality's zone}.
+	Views       map[string]*model.View // By View.Node. Nil removes. A client on none of these sees View{its node, its locality's zone}.
 	Traceparent string                 // W3C trace context that goes with the resources that the update changes; may be empty.
 }
 
@@ -46,6 +46,11 @@ type Observer interface {
 // Config is what a Cache needs.
 type Config struct {
 	Observer Observer // May be nil.
+
+	// Derive returns the resource that follows from its name alone, always the same. It is asked about names that no
+	// unit has, and only for clients that subscribe to them one by one: those that subscribe to everything get what units
+	// contribute. It is called while the cache is locked. May be nil.
+	Derive func(typeURL, name string) (Resource, bool)
 }
 
 // Cache holds the units and what every stream was sent. It is safe for concurrent use.
@@ -56,13 +61,14 @@ type Config struct {
 // up nobody but itself.
 type Cache struct {
 	observer Observer
+	derive   func(typeURL, name string) (Resource, bool)
 
 	mu      sync.Mutex
 	seq     uint64 // Publishes so far.
 	system  string // The same in writing.
 	units   map[string]*unit
 	owners  map[resourceName][]*unit        // Which units have a resource of the name in some variant, by unit ID.
-	views   map[string]model.View           // By node.id, as published.
+	views   map[string]model.View           // By node, as published.
 	viewers map[model.View]*viewer          // The views of connected clients.
 	nodes   map[string]map[*Stream]struct{} // The streams of each node.id.
 	touched []*Stream                       // Streams that the present publish may concern; scratch.
@@ -73,6 +79,7 @@ type Cache struct {
 func New(cfg Config) *Cache {
 	return &Cache{
 		observer: cfg.Observer,
+		derive:   cfg.Derive,
 		units:    map[string]*unit{},
 		owners:   map[resourceName][]*unit{},
 		views:    map[string]model.View{},

@@ -20,7 +20,7 @@ func (c *Cache) Fetch(_ context.Context, req *discoverypb.DiscoveryRequest) (gcp
 	if c.seq == 0 {
 		return nil, status.Error(codes.Unavailable, "nothing is published yet: try again once the control plane has read the cluster's objects")
 	}
-	view := c.viewOf(req.GetNode().GetId(), zoneOf(req.GetNode()))
+	view := c.viewOf(nodeOf(req.GetNode()), zoneOf(req.GetNode()))
 	c.useView(view)
 	defer c.leaveView(view)
 

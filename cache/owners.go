@@ -68,6 +68,19 @@ func (c *Cache) lookUp(view model.View, n resourceName) *entry {
 	return nil
 }
 
+// derived returns what follows from a name that no unit has, nil if nothing does. It is made anew each time: it takes
+// microseconds, when a client subscribes or the last unit with the name goes.
+func (c *Cache) derived(n resourceName) *entry {
+	if c.derive == nil {
+		return nil
+	}
+	r, ok := c.derive(n.typeURL, n.name)
+	if !ok {
+		return nil
+	}
+	return newEntry(r, nil)
+}
+
 // visible calls do with every entry of a type that a view sees, in no order. The view must have a viewer.
 func (c *Cache) visible(view model.View, typeURL string, do func(*entry)) {
 	for _, u := range c.units {

@@ -48,10 +48,9 @@ func (t *subscription) send(r *response) {
 
 // takeChanged returns the resources that changed, which the client will then have.
 func (t *subscription) takeChanged() []*discoverypb.Resource {
-	c := t.stream.cache
 	var found []*discoverypb.Resource
 	for name, had := range t.changed {
-		e := c.lookUp(t.stream.view, resourceName{t.typeURL, name})
+		e := t.lookUp(name)
 		switch {
 		case e == nil || !t.follows(name) || e.version() == had:
 		case had == unknown:
@@ -104,7 +103,7 @@ func (t *subscription) takeAll() []*discoverypb.Resource {
 
 // lackIfGone notes that the client has a version of a name, if there is none now.
 func (t *subscription) lackIfGone(name, had string) {
-	if t.follows(name) && t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) == nil {
+	if t.follows(name) && t.lookUp(name) == nil {
 		t.lack(name, had, false)
 	}
 }
@@ -118,13 +117,12 @@ func (t *subscription) everything() []*discoverypb.Resource {
 
 // each calls do with every resource that exists and that the client subscribes to.
 func (t *subscription) each(do func(*entry)) {
-	c, view := t.stream.cache, t.stream.view
 	if t.wildcard {
-		c.visible(view, t.typeURL, do)
+		t.stream.cache.visible(t.stream.view, t.typeURL, do)
 		return
 	}
 	for name := range t.names {
-		if e := c.lookUp(view, resourceName{t.typeURL, name}); e != nil {
+		if e := t.lookUp(name); e != nil {
 			do(e)
 		}
 	}

@@ -84,7 +84,7 @@ func (c *Cache) Has(node, typeURL, name string) bool {
 		if t == nil {
 			continue
 		}
-		if c.lookUp(s.view, resourceName{typeURL, name}) == nil || !t.holds(name) {
+		if t.lookUp(name) == nil || !t.holds(name) {
 			return false
 		}
 		has = true

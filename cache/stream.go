@@ -134,7 +134,7 @@ func (s *Stream) identify(node *corepb.Node) error {
 		c.nodes[id] = map[*Stream]struct{}{}
 	}
 	c.nodes[id][s] = struct{}{}
-	s.view = c.viewOf(id, s.zone)
+	s.view = c.viewOf(nodeOf(node), s.zone)
 	c.useView(s.view).streams[s] = struct{}{}
 	return nil
 }
@@ -181,12 +181,12 @@ func (s *Stream) find(typeURL string) *subscription {
 func (s *Stream) note(changes []change) {
 	for _, ch := range changes {
 		t := s.find(ch.typeURL)
-		if t == nil {
+		if t == nil || !t.follows(ch.name) {
 			continue
 		}
 		exists := ch.exists
-		if ch.contested {
-			exists = s.cache.lookUp(s.view, ch.resourceName) != nil
+		if ch.contested || !exists {
+			exists = t.lookUp(ch.name) != nil
 		}
 		if t.note(ch.name, ch.had, exists) {
 			s.touch()

@@ -66,6 +66,15 @@ func (t *subscription) follows(name string) bool {
 	return ok
 }
 
+// lookUp returns what the client sees under a name, nil if nothing.
+func (t *subscription) lookUp(name string) *entry {
+	c, n := t.stream.cache, resourceName{t.typeURL, name}
+	if e := c.lookUp(t.stream.view, n); e != nil || t.wildcard {
+		return e
+	}
+	return c.derived(n)
+}
+
 // open starts a watch, and returns what ends it.
 func (t *subscription) open() (cancel func()) {
 	t.attached, t.isOpen = true, true
@@ -170,7 +179,7 @@ func (t *subscription) ask(name string) {
 		return
 	}
 	t.forget(name)
-	t.lack(name, unknown, t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}) != nil)
+	t.lack(name, unknown, t.lookUp(name) != nil)
 }
 
 // forget drops what is known of a name, because the client no longer subscribes to it or asks for it anew.

@@ -41,6 +41,16 @@ type entry struct {
 	traced *discoverypb.Resource // To clients that see it change: with the trace of the change, where there was one.
 }
 
+// newEntry returns a resource as streams send it.
+func newEntry(r Resource, trace *corepb.Metadata) *entry {
+	e := &entry{plain: &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}}
+	e.traced = e.plain
+	if trace != nil {
+		e.traced = &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body, Metadata: trace}
+	}
+	return e
+}
+
 func (e *entry) name() resourceName {
 	return resourceName{e.plain.GetResource().GetTypeUrl(), e.plain.GetName()}
 }
@@ -97,12 +107,7 @@ func render(resources []Resource, before *variant, trace *corepb.Metadata) []*en
 			entries[i] = e
 			continue
 		}
-		e := &entry{plain: &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}}
-		e.traced = e.plain
-		if trace != nil {
-			e.traced = &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body, Metadata: trace}
-		}
-		entries[i] = e
+		entries[i] = newEntry(r, trace)
 	}
 	return entries
 }

@@ -1,8 +1,11 @@
 package cache
 
 import (
+	"strings"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"github.com/fairlead/fairlead/translate/grpc"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -12,7 +15,7 @@ type viewer struct {
 	uses    int // Streams, and fetches under way.
 }
 
-// viewOf returns the view of a node's clients.
+// viewOf returns the view of the clients on a node, which say that they are in a zone.
 func (c *Cache) viewOf(node, zone string) model.View {
 	if v, ok := c.views[node]; ok {
 		return v
@@ -57,8 +60,14 @@ func (c *Cache) setView(node string, view *model.View) {
 	} else {
 		c.views[node] = *view
 	}
-	for s := range c.nodes[node] {
-		s.move(c.viewOf(node, s.zone))
+	// While their node is unknown, the clients on it may be in several zones, and so have several views.
+	for v, w := range c.viewers {
+		if v.Node != node {
+			continue
+		}
+		for s := range w.streams {
+			s.move(c.viewOf(node, s.zone))
+		}
 	}
 }
 
@@ -80,6 +89,19 @@ func (s *Stream) move(view model.View) {
 	}
 	delete(c.viewers[before].streams, s)
 	c.leaveView(before)
+}
+
+// nodeOf returns the node that a client says it is on, "" if it says nothing of it. Agents and Envoys are their node's only
+// ones and have its name for an id. Proxyless gRPC clients are many, have namespace/pod for an id, which is no node's
+// name, and name their node beside it.
+func nodeOf(node *corepb.Node) string {
+	if name := node.GetMetadata().GetFields()[grpc.NodeKey].GetStringValue(); name != "" {
+		return name
+	}
+	if strings.Contains(node.GetId(), "/") {
+		return ""
+	}
+	return node.GetId()
 }
 
 // zoneOf returns the zone that a client says it is in.

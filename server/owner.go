@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/watch"
 	"github.com/fairlead/fairlead/translate"
+	"github.com/fairlead/fairlead/translate/grpc"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -16,6 +17,7 @@ import (
 // touch and publishes the result. There is no timer: a single change is published at once, and while many come the
 // owner is busy, so that the next batch is larger.
 type owner struct {
+	domain   grpc.Domain
 	queue    *watch.Queue
 	ledger   *ledger
 	receipts *receipts
@@ -144,7 +146,7 @@ func (o *owner) translateService(key model.ServiceKey, update *cache.Update) {
 		return
 	}
 	o.frontends.set(key, plan.Size())
-	update.Units[key.String()] = serviceUnit{key, plan, o.ledger}
+	update.Units[key.String()] = serviceUnit{key, plan, o.domain, o.ledger}
 }
 
 // translateNode adds to the update what a node contributes now. A Node object is written every few minutes, by its

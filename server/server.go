@@ -7,6 +7,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/fairlead/fairlead/server/identity"
 	"github.com/fairlead/fairlead/server/watch"
 	"github.com/fairlead/fairlead/server/xds"
+	"github.com/fairlead/fairlead/translate/grpc"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -46,8 +48,9 @@ type Source interface {
 // Config is what a Server needs.
 type Config struct {
 	Source Source
-	Listen string // The host:port that serves xDS.
-	Admin  string // The host:port that answers health, metrics and status.
+	Domain grpc.Domain // The cluster's DNS domain, by which proxyless gRPC clients name Services; empty means grpc.DefaultDomain.
+	Listen string      // The host:port that serves xDS.
+	Admin  string      // The host:port that answers health, metrics and status.
 
 	// Certificates prove the control plane to its clients, and Identity ties a client to its node or pod. Without them
 	// anybody who reaches Listen can read everything, under any name.
@@ -81,6 +84,7 @@ func New(cfg Config) (*Server, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("address to serve xDS on: %w", err)
 	}
+	cfg.Domain = cmp.Or(cfg.Domain, grpc.DefaultDomain)
 	meter, tracer := cfg.Meters.Meter(scope), cfg.Traces.Tracer(scope)
 	m, err := newMetrics(meter)
 	if err != nil {
@@ -88,9 +92,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, queue: watch.NewQueue(), ledger: newLedger(cfg.Log), metrics: m, serving: make(chan struct{})}
 	s.receipts = newReceipts(tracer, m, cfg.Log)
-	s.cache = cache.New(cache.Config{Observer: s.receipts})
+	s.cache = cache.New(cache.Config{Observer: s.receipts, Derive: derive(cfg.Domain)})
 	s.receipts.cache = s.cache
-	s.owner = newOwner(&owner{queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
+	s.owner = newOwner(&owner{domain: cfg.Domain, queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
 	if err := s.observe(meter); err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}

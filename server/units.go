@@ -5,6 +5,7 @@ import (
 	"github.com/fairlead/fairlead/translate"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/grpc"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -12,6 +13,7 @@ import (
 type serviceUnit struct {
 	key    model.ServiceKey
 	plan   *translate.Plan
+	domain grpc.Domain
 	ledger *ledger
 }
 
@@ -21,7 +23,8 @@ func (u serviceUnit) Variant(v model.View) string { return string(u.plan.Variant
 // Resources returns the Service's resources for a variant. If one of them is not valid there are none, since a frontend
 // must not lead to a cluster that is missing, and the ledger knows why.
 func (u serviceUnit) Resources(variant string) []cache.Resource {
-	rendered := envoy.Resources(u.plan.Frontends(translate.Variant(variant)))
+	frontends := u.plan.Frontends(translate.Variant(variant))
+	rendered := append(envoy.Resources(frontends), u.domain.Routes(u.plan.Service(), frontends)...)
 	resources := make([]cache.Resource, 0, len(rendered))
 	for _, r := range rendered {
 		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
@@ -32,6 +35,18 @@ func (u serviceUnit) Resources(variant string) []cache.Resource {
 		resources = append(resources, resource)
 	}
 	return resources
+}
+
+// derive returns, for the cache, how resources for proxyless gRPC clients follow from their names.
+func derive(domain grpc.Domain) func(typeURL, name string) (cache.Resource, bool) {
+	return func(typeURL, name string) (cache.Resource, bool) {
+		r, ok := domain.Derive(typeURL, name)
+		if !ok {
+			return cache.Resource{}, false
+		}
+		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
+		return resource, err == nil
+	}
 }
 
 // nodeUnit is what a Node contributes: what the cluster says about it, for its own agent alone.

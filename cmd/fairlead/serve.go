@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead/fairlead/server"
 	"github.com/fairlead/fairlead/server/telemetry"
 	"github.com/fairlead/fairlead/server/watch"
+	"github.com/fairlead/fairlead/translate/grpc"
 )
 
 // flushTimeout is how long a collector may take for the last spans when the process stops.
@@ -76,6 +77,7 @@ OTEL_ variables of the environment ask for it.`,
 	}
 	set := cmd.Flags()
 	set.StringVar(&config.Admin, "admin", "127.0.0.1:19000", "Address of health, metrics and status; status is told on loopback only.")
+	set.StringVar((*string)(&config.Domain), "cluster-domain", string(grpc.DefaultDomain), "DNS domain of the cluster, by which proxyless gRPC clients name Services.")
 	set.StringSliceVar(&flags.directories, "directory", nil, "Folder of manifests, or a manifest, for --source directory; may be repeated.")
 	set.StringVar(&flags.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
 	set.StringVar(&config.Listen, "listen", "127.0.0.1:18000", "Address that serves xDS.")

@@ -54,8 +54,15 @@ type control struct {
 // serve starts a control plane with a configuration, whose cache it sets.
 func serve(t *testing.T, cfg xds.Config) *control {
 	t.Helper()
+	return serveCache(t, cfg, cache.Config{})
+}
+
+// serveCache is serve with a configuration of the cache, whose observer it sets.
+func serveCache(t *testing.T, cfg xds.Config, cached cache.Config) *control {
+	t.Helper()
 	events := make(observer, 1000)
-	c := &control{t: t, events: events, Cache: cache.New(cache.Config{Observer: events})}
+	cached.Observer = events
+	c := &control{t: t, events: events, Cache: cache.New(cached)}
 	cfg.Cache = c.Cache
 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -7,6 +7,7 @@ import (
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/translate"
 	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/grpc"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -29,7 +30,8 @@ func (u serviceUnit) Variant(v model.View) string { return string(u.plan.Variant
 
 func (u serviceUnit) Resources(variant string) []cache.Resource {
 	var resources []cache.Resource
-	for _, r := range envoy.Resources(u.plan.Frontends(translate.Variant(variant))) {
+	frontends := u.plan.Frontends(translate.Variant(variant))
+	for _, r := range append(envoy.Resources(frontends), grpc.DefaultDomain.Routes(u.plan.Service(), frontends)...) {
 		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
 		if err != nil {
 			u.t.Errorf("%s: %v", r.Name, err)

@@ -16,7 +16,7 @@
 // for it; nobody who asks for everything, as agents do, is sent any of it.
 //
 // A Listener exists for every name that can be dialled, and a RouteConfiguration too: where there is no such port, it
-// has no virtual host, and calls fail at once with that reason. Leaving the resource out would make clients wait for
+// matches no call, so that calls fail at once for want of a route. Leaving the resource out would make clients wait for
 // 15 s before they call it missing, and those that keep deleted resources (gRFC A88) would go on as if nothing had
 // happened when a Service is deleted.
 package grpc
@@ -28,6 +28,7 @@ import (
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	routerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -48,6 +49,9 @@ const unlimited = 1_000_000_000
 // maxName is how long a name may be that something is derived from, in bytes: longer than any that can be dialled, and
 // short enough that a client cannot have much made of little.
 const maxName = 512
+
+// nowhere is a cluster without endpoints. No call gets there, but a RouteConfiguration has to name a cluster.
+const nowhere = "no-such-service"
 
 // Routes returns the RouteConfigurations of a Service, in order of its ports: by number, then by name. The frontends are
 // the Service's, as any node sees them: which endpoints there are is not a matter of the route.
@@ -104,7 +108,7 @@ func (d Domain) Derive(typeURL, name string) (envoy.Resource, bool) {
 	case len(name) > maxName:
 		return envoy.Resource{}, false
 	case typeURL == gcpresource.ClusterType:
-		if !isSet(name) {
+		if !isSet(name) && name != nowhere {
 			return envoy.Resource{}, false
 		}
 		m = cluster(name)
@@ -119,7 +123,9 @@ func (d Domain) Derive(typeURL, name string) (envoy.Resource, bool) {
 		}
 		m = listener(name, routes)
 	case typeURL == gcpresource.RouteType:
-		m = &routepb.RouteConfiguration{Name: name}
+		m = noRoute(name)
+	case typeURL == gcpresource.EndpointType && name == nowhere:
+		m = &endpointpb.ClusterLoadAssignment{ClusterName: name}
 	default:
 		return envoy.Resource{}, false
 	}
@@ -155,13 +161,25 @@ func listener(name, routes string) *listenerpb.Listener {
 
 // route returns a RouteConfiguration that leads all calls to one set of endpoints, whatever form of the name was dialled.
 func route(name, set string) *routepb.RouteConfiguration {
+	return routeIf(&routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Prefix{}}, name, set)
+}
+
+// noRoute returns a RouteConfiguration that matches no call: every method has a name after the slash.
+//
+// Less would do for grpc-go and the C++ core. But without a virtual host, Node.js lets calls wait for their deadlines,
+// and without a route Java tells of a mistake of its own.
+func noRoute(name string) *routepb.RouteConfiguration {
+	return routeIf(&routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Path{Path: "/"}}, name, nowhere)
+}
+
+func routeIf(match *routepb.RouteMatch, name, set string) *routepb.RouteConfiguration {
 	return &routepb.RouteConfiguration{
 		Name: name,
 		VirtualHosts: []*routepb.VirtualHost{{
 			Name:    name,
 			Domains: []string{"*"},
 			Routes: []*routepb.Route{{
-				Match: &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Prefix{}},
+				Match: match,
 				Action: &routepb.Route_Route{Route: &routepb.RouteAction{
 					ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: set},
 				}},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	managerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -161,11 +162,16 @@ func derive[M proto.Message](t *testing.T, typeURL, name string) M {
 	return m
 }
 
-func TestWhatDoesNotExistHasARouteWithoutHosts(t *testing.T) {
+func TestWhatDoesNotExistHasARouteThatMatchesNothing(t *testing.T) {
 	for _, dialled := range []string{"nosuch.default:80", "web.default:81", "web", "api.example.org:443"} {
 		derive[*listenerpb.Listener](t, gcpresource.ListenerType, dialled)
-		if r := derive[*routepb.RouteConfiguration](t, gcpresource.RouteType, dialled); len(r.GetVirtualHosts()) != 0 {
-			t.Errorf("%s has virtual hosts: %v", dialled, r)
+		only := derive[*routepb.RouteConfiguration](t, gcpresource.RouteType, dialled).GetVirtualHosts()[0].GetRoutes()[0]
+		if only.GetMatch().GetPath() != "/" {
+			t.Errorf("%s: calls match %v", dialled, only.GetMatch())
+		}
+		c := derive[*clusterpb.Cluster](t, gcpresource.ClusterType, only.GetRoute().GetCluster())
+		if a := derive[*endpointpb.ClusterLoadAssignment](t, gcpresource.EndpointType, c.GetName()); len(a.GetEndpoints()) != 0 {
+			t.Errorf("%s leads to endpoints %v", dialled, a)
 		}
 	}
 }

@@ -359,6 +359,24 @@ func TestDelete(t *testing.T) {
 	}
 }
 
+// The gateway of bridged pods stays who it is while pods come: a bridge takes a new hardware address from its ports unless
+// it has one that was set.
+func TestBridgeKeepsItsAddress(t *testing.T) {
+	l := newLab(t)
+	pod := l.Host("bridged-a")
+	node := pod.node
+	for i := range 20 {
+		for _, r := range requests(node.Host) {
+			if _, err := pod.Ask(deadline(t), r); err != nil {
+				t.Fatalf("after %d more pods: %v", i, err)
+			}
+		}
+		if _, err := node.AddPod(fmt.Sprintf("more-%d", i), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestBadNames(t *testing.T) {
 	l := newLab(t)
 	n1 := l.Host("routed-a").node

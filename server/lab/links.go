@@ -66,6 +66,15 @@ func addBridge(nl *netlink.Handle, name string, addresses ...netip.Prefix) (*net
 	if err := nl.LinkAdd(bridge); err != nil {
 		return nil, fmt.Errorf("bridge %s: %w", name, err)
 	}
+	// A bridge whose hardware address is not set takes the lowest of its ports', a different one as they come and go, and
+	// those who remember the last one no longer reach it.
+	created, err := nl.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("bridge %s: %w", name, err)
+	}
+	if err := nl.LinkSetHardwareAddr(bridge, created.Attrs().HardwareAddr); err != nil {
+		return nil, fmt.Errorf("bridge %s: hardware address: %w", name, err)
+	}
 	if err := nl.LinkSetUp(bridge); err != nil {
 		return nil, fmt.Errorf("bridge %s up: %w", name, err)
 	}

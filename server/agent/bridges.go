@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -54,16 +53,32 @@ func (n *node) bridges(ctx context.Context) error {
 	}
 	fresh := false
 	for _, e := range b.seen {
-		i := slices.IndexFunc(subnets, func(s subnet) bool { return s.prefix.Contains(e.AddrPort.Addr()) })
-		if i >= 0 && !b.known[e] {
+		if bridgeOf(subnets, e) >= 0 && !b.known[e] {
 			b.known[e], fresh = true, true
-			bridge := &bridges[subnets[i].bridge]
-			bridge.Endpoints = append(bridge.Endpoints, e)
 		}
 	}
 	b.seen = nil
 	if !fresh {
 		return nil
+	}
+	return b.sync(ctx, bridges, subnets)
+}
+
+// repairBridges writes the table for pods on bridges anew if someone damaged it.
+func (n *node) repairBridges(ctx context.Context) error {
+	bridges, subnets, err := hostBridges()
+	if err != nil || len(n.bridged.known) == 0 || kernel.BridgesIntact(ctx, len(bridges)) {
+		return err
+	}
+	return n.bridged.sync(ctx, bridges, subnets)
+}
+
+// sync writes the table for all endpoints that are known.
+func (b *bridged) sync(ctx context.Context, bridges []kernel.Bridge, subnets []subnet) error {
+	for e := range b.known {
+		if i := bridgeOf(subnets, e); i >= 0 {
+			bridges[i].Endpoints = append(bridges[i].Endpoints, e)
+		}
 	}
 	for _, name := range append([]string{"all"}, names(bridges)...) {
 		// Between two ports of one bridge the host would tell the pods to talk directly.
@@ -72,6 +87,16 @@ func (n *node) bridges(ctx context.Context) error {
 		}
 	}
 	return kernel.SyncBridges(ctx, bridges)
+}
+
+// bridgeOf returns the place of the bridge that an endpoint sits on, or -1.
+func bridgeOf(subnets []subnet, e kernel.BridgeEndpoint) int {
+	for _, s := range subnets {
+		if s.prefix.Contains(e.AddrPort.Addr()) {
+			return s.bridge
+		}
+	}
+	return -1
 }
 
 // names returns the bridges' names.

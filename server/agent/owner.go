@@ -110,10 +110,12 @@ func (o *owner) run(ctx context.Context) error {
 				o.log.Warn("someone changed Fairlead's nftables table; writing it anew")
 				o.table.Forget()
 			}
+			o.repairBridges(ctx)
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-inspect.C:
 			o.inspect()
+			o.repairBridges(ctx)
 		}
 		o.proceed(ctx)
 	}
@@ -192,6 +194,13 @@ func (o *owner) take(ctx context.Context, u upstream.Update) {
 func (o *owner) liftBridges(ctx context.Context) {
 	if err := o.node.bridges(ctx); err != nil {
 		o.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
+	}
+}
+
+// repairBridges writes the table for pods on bridges anew if someone damaged it.
+func (o *owner) repairBridges(ctx context.Context) {
+	if err := o.node.repairBridges(ctx); err != nil {
+		o.log.Error("the table for pods on a bridge cannot be repaired", "error", err)
 	}
 }
 

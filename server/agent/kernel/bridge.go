@@ -62,6 +62,21 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 	return nil
 }
 
+// BridgesIntact reports whether the kernel still has what SyncBridges wrote for a number of bridges. It does not look at every
+// endpoint.
+func BridgesIntact(ctx context.Context, bridges int) bool {
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return false
+	}
+	rules, err := nft.ListRules(ctx, "prerouting")
+	if err != nil || len(rules) != 2*bridges {
+		return false
+	}
+	sets, err := nft.List(ctx, "sets")
+	return err == nil && len(sets) >= 2*bridges
+}
+
 // removeBridge deletes the bridge table. Where the kernel has no bridge family there is none to delete.
 func removeBridge(ctx context.Context) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)

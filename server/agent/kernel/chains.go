@@ -116,7 +116,13 @@ func (t *Table) generationChains(id generation.ID) []chain {
 		all = append(all, chain{name: resumeName(id, class), rules: []string{t.setMark("meta mark", id, class), "accept"}})
 	}
 	for _, class := range senders {
-		all = append(all, chain{name: sentName(id, class), rules: []string{"ct state new " + t.setMark("ct mark", id, class), "accept"}})
+		set := t.setMark("ct mark", id, class)
+		all = append(all, chain{name: sentName(id, class), rules: []string{
+			"ct state new " + set,
+			// Another Envoy may have had the same port for a flow that the kernel still remembers.
+			"meta l4proto udp ct direction original " + set,
+			"accept",
+		}})
 	}
 	return all
 }

@@ -35,7 +35,7 @@ type Config struct {
 	// Node is the node's name, sent as node.id. Required.
 	Node string
 	// Addresses are the control planes, as host:port. They are equal replicas: tried in random order, the next one
-	// when one fails. At least one is required.
+	// when one fails. SetAddresses replaces them; without any the client waits for that.
 	Addresses []string
 	// Types are the type URLs to subscribe to, each with the wildcard "*". At least one is required. They are
 	// subscribed in this order.
@@ -59,9 +59,10 @@ const (
 // Client follows one control plane at a time. Make it with New, then call Run. Its methods may be called from any
 // goroutine.
 type Client struct {
-	config Config
-	log    *slog.Logger
-	known  *store
+	config    Config
+	log       *slog.Logger
+	known     *store
+	addresses addresses
 
 	updates chan Update
 	answers chan answer   // From Ack and Nack to the owner.
@@ -122,6 +123,8 @@ func New(config Config) (*Client, error) {
 		wait:    wait,
 		status:  Status{Since: time.Now()},
 	}
+	c.addresses.changed = make(chan struct{})
+	c.addresses.set(config.Addresses)
 	for _, t := range config.Types {
 		c.status.Types = append(c.status.Types, TypeStatus{Type: t})
 	}
@@ -131,9 +134,6 @@ func New(config Config) (*Client, error) {
 func check(config Config) error {
 	if config.Node == "" {
 		return errors.New("upstream: no node name: set the name of the Node object that the agent runs on")
-	}
-	if len(config.Addresses) == 0 {
-		return errors.New("upstream: no control plane address: give at least one host:port")
 	}
 	if len(config.Types) == 0 {
 		return errors.New("upstream: no resource types to subscribe to")

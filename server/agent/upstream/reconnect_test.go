@@ -226,7 +226,6 @@ func TestConfigErrors(t *testing.T) {
 	secure := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	for want, config := range map[string]Config{
 		"no node name":             {Addresses: []string{"x:1"}, Types: []string{clusters}, DialOptions: secure},
-		"no control plane address": {Node: "n", Types: []string{clusters}, DialOptions: secure},
 		"no resource types":        {Node: "n", Addresses: []string{"x:1"}, DialOptions: secure},
 		`control plane "x:1"`:      {Node: "n", Addresses: []string{"x:1"}, Types: []string{clusters}},
 		`control plane "x" is not`: {Node: "n", Addresses: []string{"x"}, Types: []string{clusters}, DialOptions: secure},

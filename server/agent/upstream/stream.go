@@ -36,11 +36,13 @@ type event struct {
 	err      error
 }
 
-// connect keeps one stream open until ctx ends. All addresses are tried in a row; only then comes a pause.
+// connect keeps one stream open until ctx ends. All addresses are tried in a row, unless others come meanwhile; only then
+// comes a pause.
 func (c *Client) connect(ctx context.Context) {
 	ceiling, last := baseBackoff, ""
 	for {
-		for _, address := range order(c.config.Addresses, last) {
+		addresses, changed := c.addresses.get()
+		for _, address := range order(addresses, last) {
 			lived, err := c.follow(ctx, address)
 			if ctx.Err() != nil {
 				return
@@ -49,14 +51,20 @@ func (c *Client) connect(ctx context.Context) {
 			last = address
 			if lived {
 				ceiling = baseBackoff
+			}
+			if lived || closed(changed) {
 				break
 			}
 		}
-		c.wait(ctx, ceiling)
-		if ctx.Err() != nil {
+		fresh := c.pause(ctx, ceiling, len(addresses) == 0, changed)
+		switch {
+		case ctx.Err() != nil:
 			return
+		case fresh:
+			ceiling = baseBackoff
+		default:
+			ceiling = min(2*ceiling, maxBackoff)
 		}
-		ceiling = min(2*ceiling, maxBackoff)
 	}
 }
 

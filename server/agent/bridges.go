@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -18,6 +19,7 @@ import (
 type bridged struct {
 	seen  []kernel.BridgeEndpoint // Endpoints since the last look at the bridges.
 	known map[kernel.BridgeEndpoint]bool
+	table []kernel.Bridge // The bridges, without endpoints, that the kernel's table was written for.
 }
 
 // add takes the endpoints of an assignment in.
@@ -67,14 +69,24 @@ func (n *node) bridges(ctx context.Context) error {
 // repairBridges writes the table for pods on bridges anew if someone damaged it.
 func (n *node) repairBridges(ctx context.Context) error {
 	bridges, subnets, err := hostBridges()
-	if err != nil || len(n.bridged.known) == 0 || kernel.BridgesIntact(ctx, len(bridges)) {
+	if err != nil || len(n.bridged.known) == 0 {
 		return err
+	}
+	if sameBridges(bridges, n.bridged.table) && kernel.BridgesIntact(ctx, len(bridges)) {
+		return nil
 	}
 	return n.bridged.sync(ctx, bridges, subnets)
 }
 
+// sameBridges reports whether bridges have the names and hardware addresses of others. A bridge without an address of its own
+// takes that of a port, and another one when the port goes.
+func sameBridges(a, b []kernel.Bridge) bool {
+	return slices.EqualFunc(a, b, func(x, y kernel.Bridge) bool { return x.Name == y.Name && x.MAC == y.MAC })
+}
+
 // sync writes the table for all endpoints that are known.
 func (b *bridged) sync(ctx context.Context, bridges []kernel.Bridge, subnets []subnet) error {
+	b.table = slices.Clone(bridges)
 	for e := range b.known {
 		if i := bridgeOf(subnets, e); i >= 0 {
 			bridges[i].Endpoints = append(bridges[i].Endpoints, e)

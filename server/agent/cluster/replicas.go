@@ -62,12 +62,14 @@ func (r *Replicas) Run(ctx context.Context, set func([]string)) error {
 		})).Discovery().V1().EndpointSlices().Informer()
 	return follow(ctx, informer, r.cfg.Log, func() {
 		addresses := addressesOf(informer.GetStore().List())
-		if len(addresses) == 0 || slices.Equal(addresses, r.Remembered()) {
-			set(r.Remembered())
+		if len(addresses) == 0 {
+			return
+		}
+		set(addresses)
+		if slices.Equal(addresses, r.Remembered()) {
 			return
 		}
 		r.cfg.Log.Info("replicas of the control plane", "addresses", addresses)
-		set(addresses)
 		if err := r.remember(addresses); err != nil {
 			r.cfg.Log.Error("after a restart of the node without an API server the replicas of the control plane would not be found", "error", err)
 		}

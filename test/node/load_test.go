@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,10 +21,15 @@ type traffic struct {
 	t     *testing.T
 	fresh map[string]*lab.Load // Each request has a connection or a socket of its own.
 	kept  *lab.Load            // A few connections that stay open.
+
+	// takenAway counts the servers that were taken out of the Service. The datagrams that one is answering just then are
+	// lost, as they are with kube-proxy; whoever uses UDP asks again.
+	takenAway int
 }
 
 const (
-	keptConnections = 4
+	workers         = 4 // Requests at a time along each path.
+	keptConnections = workers
 	requestTimeout  = 5 * time.Second
 )
 
@@ -32,7 +38,7 @@ func (p *pair) startTraffic(t *testing.T, tcp, udp *service) *traffic {
 	t.Helper()
 	start := func(from *lab.Host, network lab.Network, to netip.AddrPort, keep bool) *lab.Load {
 		l, err := from.StartLoad(lab.LoadConfig{
-			Request: lab.Request{Network: network, To: to, Size: 200}, Rate: 100, Workers: keptConnections, Timeout: requestTimeout, KeepAlive: keep,
+			Request: lab.Request{Network: network, To: to, Size: 200}, Rate: 100, Workers: workers, Timeout: requestTimeout, KeepAlive: keep,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -115,7 +121,11 @@ func (tr *traffic) stopKept() lab.Report {
 
 func (tr *traffic) check(name string, r lab.Report) {
 	tr.t.Helper()
-	if r.Failed() > 0 {
+	lost := 0
+	if strings.Contains(name, "UDP") {
+		lost = min(r.Failures[lab.TimedOut], tr.takenAway*workers)
+	}
+	if r.Failed() > lost {
 		tr.t.Errorf("%s: %d of %d requests failed %v, the last with: %v", name, r.Failed(), r.Requests, r.Failures, r.LastError)
 	}
 }

@@ -98,19 +98,26 @@ func logOf(path string) string {
 	return string(text)
 }
 
-// try makes calls, one after the other.
-func (c channel) try(calls int) report {
-	c.t.Helper()
-	if _, err := fmt.Fprintln(c.orders, calls, c.target); err != nil {
-		c.t.Fatalf("the client has ended: %v; its log: %s", err, logOf(c.log))
+// order has the program make calls, one after the other.
+func (c channel) order(calls int) (report, error) {
+	var r report
+	_, err := fmt.Fprintln(c.orders, calls, c.target)
+	if err != nil {
+		return r, err
 	}
 	line, err := c.reports.ReadBytes('\n')
 	if err != nil {
-		c.t.Fatalf("the client has ended: %v; its log: %s", err, logOf(c.log))
+		return r, err
 	}
-	var r report
-	if err := json.Unmarshal(line, &r); err != nil {
-		c.t.Fatalf("report %q: %v", line, err)
+	return r, json.Unmarshal(line, &r)
+}
+
+// try makes calls that may fail.
+func (c channel) try(calls int) report {
+	c.t.Helper()
+	r, err := c.order(calls)
+	if err != nil {
+		c.t.Fatalf("the client in %s has ended: %v; its log: %s", c.language, err, logOf(c.log))
 	}
 	return r
 }

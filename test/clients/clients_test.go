@@ -12,7 +12,7 @@ import (
 const fullShareWithin = time.Second
 
 func TestClients(t *testing.T) {
-	c := startCluster(t)
+	c := startCluster(t, false)
 	for i, language := range strings.Split(*languages, ",") {
 		t.Run(language, func(t *testing.T) {
 			p := startProgram(t, c.client, language, c.bootstrap(t, language, "--insecure", "--server", c.address(18000)))

@@ -33,7 +33,8 @@ type cluster struct {
 // zones are those of the nodes.
 var zones = [2]string{"zone-a", "zone-b"}
 
-func startCluster(t *testing.T) *cluster {
+// startCluster starts a cluster. With proxy, cluster IPs can be dialled from the first node and its pods.
+func startCluster(t *testing.T, proxy bool) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: t.TempDir(), binary: os.Getenv(preparedVariable)}
 	l, err := lab.New()
@@ -43,15 +44,21 @@ func startCluster(t *testing.T) *cluster {
 	for i := range c.nodes {
 		c.nodes[i], err = l.AddNode(fmt.Sprintf("n%d", i+1), lab.Routed)
 		must(t, err)
-		c.write(c.nodes[i].Name, fmt.Sprintf(nodeManifest, c.nodes[i].Name, zones[i]))
+		c.write(c.nodes[i].Name, fmt.Sprintf(nodeManifest, c.nodes[i].Name, zones[i], c.nodes[i].PodCIDR4, c.nodes[i].IPv4))
 	}
 	c.client, err = c.nodes[0].AddPod("client", 0)
 	must(t, err)
 	c.control = c.nodes[1].Host
-	c.fleet, err = fleet.Start(fleet.Config{
+	config := fleet.Config{
 		Fairlead: c.binary, Dir: c.dir, Server: c.control,
 		Source: []string{"--source", "directory", "--directory", c.manifests()},
-	})
+	}
+	if proxy {
+		config.Nodes = c.nodes[:1]
+		config.Envoy, err = fleet.FindEnvoy("../..")
+		must(t, err)
+	}
+	c.fleet, err = fleet.Start(config)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := c.fleet.Check(); err != nil {
@@ -213,6 +220,11 @@ metadata:
   name: %s
   labels:
     topology.kubernetes.io/zone: %s
+spec:
+  podCIDRs: [%s]
+status:
+  addresses:
+  - {type: InternalIP, address: %s}
 `
 	serviceManifest = `apiVersion: v1
 kind: Service

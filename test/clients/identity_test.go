@@ -36,7 +36,7 @@ var (
 // which pod they are by a token. Without the token they are refused, unless the control plane is told otherwise.
 func TestIdentity(t *testing.T) {
 	t.Setenv("GRPC_EXPERIMENTAL_XDS_BOOTSTRAP_CALL_CREDS", "true") // Go and C++ want to be told to heed gRFC A97.
-	c := startCluster(t)
+	c := startCluster(t, false)
 	strict, lax := c.serveSecurely(t, 18001), c.serveSecurely(t, 18002, "--grpc-anonymous")
 	s := &service{cluster: c, t: t, name: "web", address: "10.96.0.10"}
 	s.addPod(0)

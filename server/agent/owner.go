@@ -45,7 +45,7 @@ type owner struct {
 	requests  chan *proxy.Request
 	acked     chan struct{} // An Envoy has answered.
 	disturbed chan struct{} // Something was deleted from the kernel's table.
-	links     chan struct{} // A generation's link is gone.
+	links     chan struct{} // A generation's link is gone, or a bridge is another than before.
 
 	change *change // Being carried out; nil between changes.
 
@@ -105,6 +105,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.acked:
 		case <-o.links:
 			o.generations.inspect()
+			o.repairBridges(ctx)
 		case <-o.disturbed:
 			if !o.table.Intact(ctx) {
 				o.log.Warn("someone changed Fairlead's nftables table; writing it anew")

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch sends to gone whenever a generation's veth disappeared, which it does when its Envoy has died, until ctx ends. gone
-// needs room for one; what is already told is not told again.
-func Watch(ctx context.Context, gone chan<- struct{}) error {
+// Watch sends to changed whenever a generation's veth disappeared, which it does when its Envoy has died, or a bridge is
+// another than before, until ctx ends. changed needs room for one; what is already told is not told again.
+func Watch(ctx context.Context, changed chan<- struct{}) error {
 	updates := make(chan netlink.LinkUpdate)
 	lost := make(chan struct{}, 1)
 	options := netlink.LinkSubscribeOptions{ErrorCallback: func(error) { tell(lost) }}
@@ -26,11 +26,12 @@ func Watch(ctx context.Context, gone chan<- struct{}) error {
 				}
 				return fmt.Errorf("watch links: the kernel ended the subscription")
 			}
-			if _, ours := parseLinkName(u.Attrs().Name); ours && u.Header.Type == unix.RTM_DELLINK {
-				tell(gone)
+			_, ours := parseLinkName(u.Attrs().Name)
+			if ours && u.Header.Type == unix.RTM_DELLINK || u.Type() == "bridge" {
+				tell(changed)
 			}
 		case <-lost:
-			tell(gone)
+			tell(changed)
 		}
 	}
 }

@@ -23,7 +23,10 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	ktypes "k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
+	"github.com/fairlead/fairlead/server/agent/cluster"
 	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
@@ -35,8 +38,13 @@ import (
 // Config is what an agent needs.
 type Config struct {
 	Node        string            // The node's name, as in its Node object.
-	Servers     []string          // The control plane's replicas, host:port.
+	Servers     []string          // The control plane's replicas, host:port; none if ServerEndpoints names them.
 	DialOptions []grpc.DialOption // Transport credentials and identity.
+
+	// Client asks the API server for the following two. It may be nil if neither is wanted.
+	Client          kubernetes.Interface
+	ServerEndpoints ktypes.NamespacedName // The Service whose endpoints are the control plane's replicas; empty: Servers are.
+	DaemonSet       ktypes.NamespacedName // That of the agents, if any: when it is deleted and Run ends, the node is cleaned up.
 
 	StateDir string // Where the last good state is kept. It must survive a restart of the node.
 	RunDir   string // Where the unix sockets are.
@@ -69,6 +77,9 @@ func AdminSocket(runDir string, id generation.ID) string {
 func statePath(stateDir string) string      { return filepath.Join(stateDir, "last-good") }
 func generationPath(stateDir string) string { return filepath.Join(stateDir, "generation") }
 
+// replicasPath is the file that remembers where the control plane's replicas are.
+func replicasPath(stateDir string) string { return filepath.Join(stateDir, "replicas") }
+
 // envoyDir is the folder that Envoy may write to.
 func envoyDir(runDir string) string { return filepath.Join(runDir, "envoy") }
 
@@ -79,6 +90,9 @@ type Agent struct {
 	upstream *upstream.Client
 	owner    *owner
 	xds      *xds.Server
+
+	replicas  *cluster.Replicas  // Nil if the addresses are given.
+	daemonSet *cluster.DaemonSet // Nil if the agent belongs to none.
 }
 
 // types are what the agent asks the control plane for, what is referred to before what refers to it.
@@ -88,6 +102,9 @@ var types = []string{envoy.NodeType, envoy.ClusterType, envoy.AssignmentType, en
 func New(config Config) (*Agent, error) {
 	if config.Node == "" {
 		return nil, errors.New("no node name: give the name of the Node object that the agent runs on")
+	}
+	if len(config.Servers) == 0 && config.ServerEndpoints.Name == "" {
+		return nil, errors.New("no control plane: give addresses of its replicas, or the Service whose endpoints they are")
 	}
 	if err := config.Generation.Validate(); err != nil {
 		return nil, err
@@ -111,6 +128,7 @@ func New(config Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{config: config, log: log, upstream: up}
+	a.askCluster()
 	a.owner = newOwner(config, log, up, table)
 	a.xds = xds.New(xds.Config{Cache: a.owner.cache, Log: log})
 	traces, meters := config.Traces, config.Meters
@@ -127,8 +145,36 @@ func New(config Config) (*Agent, error) {
 	return a, nil
 }
 
-// Run serves the node until ctx ends. What it built on the node stays: the node forwards without its agent.
-func (a *Agent) Run(ctx context.Context) error {
+// askCluster prepares what the API server is asked about.
+func (a *Agent) askCluster() {
+	if a.config.ServerEndpoints.Name != "" {
+		a.replicas = cluster.NewReplicas(cluster.ReplicasConfig{
+			Client: a.config.Client, Service: a.config.ServerEndpoints, Path: replicasPath(a.config.StateDir), Log: a.log,
+		})
+		a.upstream.SetAddresses(a.replicas.Remembered())
+	}
+	if a.config.DaemonSet.Name != "" {
+		a.daemonSet = cluster.NewDaemonSet(a.config.Client, a.config.DaemonSet, a.log)
+	}
+}
+
+// Run serves the node until ctx ends, once no other agent does. What it built on the node stays: the node forwards without
+// its agent. Only when the agents' DaemonSet has been deleted nothing stays.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	locked, err := lock(ctx, a.config.RunDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, locked.Close()) }()
+	if err := a.serve(ctx); err != nil || a.daemonSet == nil || !a.daemonSet.Deleted() {
+		return err
+	}
+	a.log.Info("the agents' DaemonSet was deleted: cleaning up the node")
+	return cleanup(context.WithoutCancel(ctx), a.config)
+}
+
+// serve runs all parts until ctx ends or one fails.
+func (a *Agent) serve(ctx context.Context) error {
 	proxies, err := listen(ProxySocket(a.config.RunDir), 0)
 	if err != nil {
 		return err
@@ -146,6 +192,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return kernel.Watch(ctx, a.owner.disturbed) })
 	group.Go(func() error { return generation.Watch(ctx, a.owner.links) })
 	group.Go(func() error { return a.upstream.Run(ctx) })
+	if a.replicas != nil {
+		group.Go(func() error { return a.replicas.Run(ctx, a.upstream.SetAddresses) })
+	}
+	if a.daemonSet != nil {
+		group.Go(func() error { return a.daemonSet.Run(ctx) })
+	}
 	group.Go(func() error { return a.owner.run(ctx) })
 	return group.Wait()
 }
@@ -185,12 +237,24 @@ func listen(path string, user int) (*net.UnixListener, error) {
 }
 
 // Cleanup removes everything that agents made on this node: tables, links, routes, rules, sockets and the last good state.
-// Established connections through Fairlead end with it.
+// Established connections through Fairlead end with it. It waits for an agent that still runs to end, until ctx does.
 func Cleanup(ctx context.Context, config Config) error {
+	if _, err := os.Stat(config.RunDir); errors.Is(err, os.ErrNotExist) {
+		return cleanup(ctx, config) // Nobody can hold a lock.
+	}
+	locked, err := lock(ctx, config.RunDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(cleanup(ctx, config), locked.Close())
+}
+
+// cleanup is Cleanup for who holds the lock.
+func cleanup(ctx context.Context, config Config) error {
 	errs := []error{kernel.Cleanup(ctx, config.Generation), generation.RemoveAll(config.Generation)}
 	for _, path := range []string{
-		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir),
-		statePath(config.StateDir), generationPath(config.StateDir),
+		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir), lockPath(config.RunDir),
+		statePath(config.StateDir), generationPath(config.StateDir), replicasPath(config.StateDir),
 	} {
 		errs = append(errs, os.RemoveAll(path))
 	}

@@ -8,11 +8,13 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/admin"
 	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/upstream"
 	"github.com/fairlead/fairlead/server/telemetry"
 )
@@ -96,6 +98,7 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	keep(err)
 	i.nacks, err = meter.Int64Counter("fairlead.envoy.nacks", metric.WithDescription("Responses that an Envoy rejected."))
 	keep(err)
+	keep(observePackets(meter))
 	gauge := func(name, description string, read func(Status) int64) {
 		_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(read(a.Status()))
@@ -108,6 +111,24 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	gauge("fairlead.node.programmed", "1 if the kernel has all that the control plane sent.", func(s Status) int64 { return number(s.Programmed) })
 	gauge("fairlead.upstream.connected", "1 if a control plane is connected.", func(s Status) int64 { return number(s.Upstream.Connected) })
 	return i, errors.Join(errs...)
+}
+
+// observePackets has the meter count what the kernel did not forward.
+func observePackets(meter metric.Meter) error {
+	counters, err := kernel.NewCounters()
+	if err != nil {
+		return err
+	}
+	_, err = meter.Int64ObservableCounter("fairlead.node.unforwarded.packets",
+		metric.WithDescription("Packets to Services that were not forwarded, by why: refused (no endpoint), dropped (none on this node, as the Service's policy asks), no-envoy."),
+		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
+			packets, err := counters.Read(ctx)
+			for reason, n := range packets {
+				o.Observe(int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+			}
+			return err
+		}))
+	return err
 }
 
 func number(b bool) int64 {

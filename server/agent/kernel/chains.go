@@ -83,7 +83,7 @@ func (t *Table) chains() []chain {
 func (t *Table) verdictChains() []chain {
 	var all []chain
 	for _, class := range generation.Classes {
-		c := chain{name: generation.ClassName(class), rules: []string{"drop"}} // A client tries again until there is an Envoy.
+		c := chain{name: generation.ClassName(class), rules: []string{count(counterWaiting) + " drop"}} // A client tries again until there is an Envoy.
 		if id := t.generations.Current; id != 0 {
 			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
 			if class == frontendpb.Class_KEEP {
@@ -93,8 +93,8 @@ func (t *Table) verdictChains() []chain {
 		all = append(all, c)
 	}
 	all = append(all,
-		chain{name: refuse, rules: []string{"meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"}},
-		chain{name: drop, rules: []string{"counter drop"}})
+		chain{name: refuse, rules: []string{count(counterRefused), "meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"}},
+		chain{name: drop, rules: []string{count(counterDropped) + " drop"}})
 	for _, o := range origins {
 		c := chain{name: byOrigin(o[0], o[1])}
 		for _, ipv6 := range []bool{false, true} {

@@ -112,6 +112,7 @@ func (t *Table) Commit(ctx context.Context) error {
 		tx.Delete(&knftables.Table{})
 		tx.Add(&knftables.Table{Comment: knftables.PtrTo("Services of Kubernetes; written by the Fairlead agent")})
 		addMaps(tx)
+		addCounters(tx)
 	}
 	if !t.complete || !t.static {
 		t.addChains(tx)
@@ -175,7 +176,7 @@ func missing(a, b []element) []element {
 // every element.
 func (t *Table) Intact(ctx context.Context) bool {
 	if !t.complete {
-		return false
+		return true // Nothing was written, or the next Commit writes it anew.
 	}
 	want := map[string]int{}
 	for _, c := range t.chains() {

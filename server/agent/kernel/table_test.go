@@ -1,13 +1,18 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead/fairlead/server/agent/generation"
@@ -260,5 +265,40 @@ func TestCleanup(t *testing.T) {
 		if chains, err := nft.List(t.Context(), "chains"); !knftables.IsNotFound(err) && len(chains) > 0 {
 			t.Errorf("left behind: %v, %v", chains, err)
 		}
+	}
+}
+
+// Packets to a Service without endpoints are counted, and the count is that of the kernel.
+func TestCounters(t *testing.T) {
+	counters, err := NewCounters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := counters.Read(t.Context()); err != nil || len(got) != 0 {
+		t.Fatalf("without a table: %v, %v", got, err)
+	}
+	table := newTestTable(t)
+	f := clusterIP("10.96.3.1", 80, "TCP")
+	f.Pod, f.Node, f.Outside = refused, refused, refused
+	table.SetFrontend("f", f)
+	if err := table.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(10, 96, 3, 1), Mask: net.CIDRMask(32, 32)}}
+	if err := errors.Join(netlink.LinkSetUp(lo), netlink.RouteReplace(route)); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := net.DialTimeout("tcp", "10.96.3.1:80", time.Second); err == nil {
+		conn.Close()
+		t.Error("connected to a Service without endpoints")
+	}
+	got, err := counters.Read(t.Context())
+	want := map[string]uint64{"refused": 1, "dropped": 0, "no-envoy": 0}
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

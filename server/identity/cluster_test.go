@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -61,7 +61,7 @@ type bound struct {
 	Node, Pod string
 }
 
-func newAPIServer(t *testing.T) *apiServer {
+func newAPIServer(t testing.TB) *apiServer {
 	t.Helper()
 	a := &apiServer{deleted: map[string]bool{}}
 	mux := http.NewServeMux()
@@ -102,7 +102,7 @@ func (b bound) with(change func(*bound)) bound {
 }
 
 // sign makes a token of what it says.
-func sign(t *testing.T, b bound, key string) string {
+func sign(t testing.TB, b bound, key string) string {
 	t.Helper()
 	payload, err := json.Marshal(b)
 	if err != nil {
@@ -115,7 +115,7 @@ func sign(t *testing.T, b bound, key string) string {
 const clusterKey = "the cluster's key"
 
 // token returns a token that the API server accepts while it says the truth.
-func token(t *testing.T, b bound) string { return sign(t, b, clusterKey) }
+func token(t testing.TB, b bound) string { return sign(t, b, clusterKey) }
 
 func mac(text, key string) []byte {
 	m := hmac.New(sha256.New, []byte(key))
@@ -194,7 +194,7 @@ func (a *apiServer) asks() int {
 }
 
 // authenticator returns an authenticator that asks the API server, with the usual names.
-func (a *apiServer) authenticator(t *testing.T, change func(*AuthenticatorConfig)) *Authenticator {
+func (a *apiServer) authenticator(t testing.TB, change func(*AuthenticatorConfig)) *Authenticator {
 	t.Helper()
 	cfg := AuthenticatorConfig{
 		Reviews:       a.reviews,

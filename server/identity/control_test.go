@@ -73,7 +73,7 @@ type control struct {
 }
 
 // serve starts a control plane on loopback.
-func serve(t *testing.T, certificates *Certificates, authenticator *Authenticator) *control {
+func serve(t testing.TB, certificates *Certificates, authenticator *Authenticator) *control {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -99,7 +99,7 @@ func serve(t *testing.T, certificates *Certificates, authenticator *Authenticato
 }
 
 // publish publishes the one frontend with a port.
-func (c *control) publish(t *testing.T, port uint32) {
+func (c *control) publish(t testing.TB, port uint32) {
 	t.Helper()
 	r, err := cache.NewResource(cache.FrontendType, "10.96.0.1:80/TCP", &frontendpb.Frontend{Port: port, Protocol: "TCP"})
 	if err != nil {
@@ -109,7 +109,7 @@ func (c *control) publish(t *testing.T, port uint32) {
 }
 
 // folder returns the files of a pair that a new CA has signed, as cert-manager would mount them.
-func folder(t *testing.T) string {
+func folder(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, newFiles(t, time.Now(), DefaultServerName))
@@ -117,7 +117,7 @@ func folder(t *testing.T) string {
 }
 
 // newFiles returns the content of a folder: a pair for the names, issued at a time, and its new CA.
-func newFiles(t *testing.T, issued time.Time, names ...string) map[string][]byte {
+func newFiles(t testing.TB, issued time.Time, names ...string) map[string][]byte {
 	t.Helper()
 	ca, err := newSigner(issued)
 	if err != nil {
@@ -134,7 +134,7 @@ func newFiles(t *testing.T, issued time.Time, names ...string) map[string][]byte
 	return map[string][]byte{certFile: encodeCert(pair.Leaf), keyFile: key, caFile: encodeCert(ca.cert)}
 }
 
-func write(t *testing.T, dir string, files map[string][]byte) {
+func write(t testing.TB, dir string, files map[string][]byte) {
 	t.Helper()
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
@@ -144,7 +144,7 @@ func write(t *testing.T, dir string, files map[string][]byte) {
 }
 
 // fromFiles returns the certificates of a folder, which are renewed until the test ends.
-func fromFiles(t *testing.T, dir string, log *logBuffer) *Certificates {
+func fromFiles(t testing.TB, dir string, log *logBuffer) *Certificates {
 	t.Helper()
 	c, err := FromFiles(dir, log.logger())
 	if err != nil {
@@ -154,7 +154,7 @@ func fromFiles(t *testing.T, dir string, log *logBuffer) *Certificates {
 	return c
 }
 
-func run(t *testing.T, c *Certificates) {
+func run(t testing.TB, c *Certificates) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -168,7 +168,7 @@ func run(t *testing.T, c *Certificates) {
 }
 
 // dial connects to a control plane whose CA is in a file, with a token if there is one.
-func dial(t *testing.T, address, ca, token string) *grpc.ClientConn {
+func dial(t testing.TB, address, ca, token string) *grpc.ClientConn {
 	t.Helper()
 	options := []grpc.DialOption{grpc.WithTransportCredentials(ClientConfig{CAFile: ca, ServerName: DefaultServerName}.transport())}
 	if token != "" {
@@ -196,7 +196,7 @@ type agent struct {
 }
 
 // newAgent returns a stream that follows all frontends.
-func newAgent(t *testing.T, conn *grpc.ClientConn, id string) agent {
+func newAgent(t testing.TB, conn *grpc.ClientConn, id string) agent {
 	t.Helper()
 	a := open(t, conn)
 	a.send(t, &discoverypb.DeltaDiscoveryRequest{
@@ -206,7 +206,7 @@ func newAgent(t *testing.T, conn *grpc.ClientConn, id string) agent {
 }
 
 // open returns a stream on which nothing has been said.
-func open(t *testing.T, conn *grpc.ClientConn) agent {
+func open(t testing.TB, conn *grpc.ClientConn) agent {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*deadline)
 	t.Cleanup(cancel)
@@ -219,7 +219,7 @@ func open(t *testing.T, conn *grpc.ClientConn) agent {
 
 func node(id string) *corepb.Node { return &corepb.Node{Id: id} }
 
-func (a agent) send(t *testing.T, m *discoverypb.DeltaDiscoveryRequest) {
+func (a agent) send(t testing.TB, m *discoverypb.DeltaDiscoveryRequest) {
 	t.Helper()
 	if err := a.ads.Send(m); err != nil && !errors.Is(err, io.EOF) { // Recv says why a stream is over.
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func (a agent) send(t *testing.T, m *discoverypb.DeltaDiscoveryRequest) {
 }
 
 // take waits for the frontend with a port, and acknowledges it.
-func (a agent) take(t *testing.T, port uint32) {
+func (a agent) take(t testing.TB, port uint32) {
 	t.Helper()
 	m, err := a.ads.Recv()
 	if err != nil {

@@ -102,6 +102,7 @@ func (s *Server) observe(meter metric.Meter) error {
 		streams   = gauge("fairlead.xds.subscriptions", "", "Types that streams subscribe to, by type of resource.")
 		waiting   = gauge("fairlead.queue.length", "", "Changes that wait to be translated.")
 		age       = gauge("fairlead.queue.age", "s", "How long the oldest change has waited to be translated.")
+		validity  = gauge("fairlead.certificate.validity", "s", "How long the serving certificate is still good.")
 	)
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveFloat64(services, float64(s.metrics.services.Load()))
@@ -119,6 +120,9 @@ func (s *Server) observe(meter metric.Meter) error {
 		oldest, n := s.queue.Oldest()
 		o.ObserveFloat64(waiting, float64(n))
 		o.ObserveFloat64(age, secondsSince(oldest))
+		if certificates := s.cfg.Certificates; certificates != nil && !certificates.Expires().IsZero() {
+			o.ObserveFloat64(validity, time.Until(certificates.Expires()).Seconds())
+		}
 		return nil
 	}, all...)
 	return errors.Join(append(errs, err)...)

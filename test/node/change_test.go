@@ -164,11 +164,7 @@ func TestReplacement(t *testing.T) {
 				t.Errorf("requests on kept connections took %d connections, want %d: some were cut", r.Connections, keptConnections)
 			}
 			c.fleet.StopProxy(n.Name, old)
-			for _, l := range traffic.fresh {
-				if _, err := l.WaitMore(t.Context(), 50); err != nil {
-					t.Fatal(err)
-				}
-			}
+			traffic.moreFresh(50)
 			traffic.stop()
 		})
 	}

@@ -30,8 +30,8 @@ import (
 // outside, where modules can still be downloaded.
 const binaryVariable = "FAIRLEAD_NODE_TEST_BINARY"
 
-// patience bounds every wait for a condition.
-const patience = 30 * time.Second
+// patience bounds every wait for a condition. The longest is for an agent that looks after its routes every half minute.
+const patience = time.Minute
 
 var theCluster *cluster
 

@@ -103,32 +103,35 @@ func TestEnvoyCrash(t *testing.T) {
 // TestRepair has someone else remove parts of what the agent built. It puts them back.
 func TestRepair(t *testing.T) {
 	c := theCluster
-	for _, p := range c.pairs {
-		for what, damage := range map[string]func(*testing.T, *lab.Node){
-			"tables": deleteTables,
-			"rules":  deleteRules,
-			"routes": deleteRoutes,
-		} {
-			t.Run(fmt.Sprintf("%s %s", p, what), func(t *testing.T) {
-				a := c.newApp(t, p)
-				n := p.nodes[0]
-				before, err := network(n)
+	routed, bridged := c.pairs[0], c.pairs[1]
+	for _, tc := range []struct {
+		what   string
+		pair   *pair
+		damage func(*testing.T, *lab.Node)
+	}{
+		{"tables", routed, deleteTables},
+		{"tables", bridged, deleteTables},
+		{"rules and routes", routed, func(t *testing.T, n *lab.Node) { deleteRules(t, n); deleteRoutes(t, n) }},
+	} {
+		t.Run(fmt.Sprintf("%s %s", tc.pair, tc.what), func(t *testing.T) {
+			a := c.newApp(t, tc.pair)
+			n := tc.pair.nodes[0]
+			before, err := network(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.damage(t, n)
+			eventually(t, func(context.Context) error {
+				after, err := network(n)
 				if err != nil {
-					t.Fatal(err)
+					return err
 				}
-				damage(t, n)
-				eventually(t, func(context.Context) error {
-					after, err := network(n)
-					if err != nil {
-						return err
-					}
-					return difference(before, after)
-				})
-				traffic := p.startTraffic(t, a.tcp, a.udp)
-				traffic.more(20)
-				traffic.stop()
+				return difference(before, after)
 			})
-		}
+			traffic := tc.pair.startTraffic(t, a.tcp, a.udp)
+			traffic.more(20)
+			traffic.stop()
+		})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead/fairlead/server/lab"
@@ -65,40 +66,55 @@ func (p *pair) startTraffic(t *testing.T, tcp, udp *service) *traffic {
 // more waits for n more requests along every path.
 func (tr *traffic) more(n int) {
 	tr.t.Helper()
+	tr.moreFresh(n)
 	ctx, cancel := context.WithTimeout(tr.t.Context(), patience)
 	defer cancel()
-	for name, l := range tr.fresh {
-		if _, err := l.WaitMore(ctx, n); err != nil {
-			tr.t.Fatalf("%s: %v", name, err)
-		}
-	}
 	if _, err := tr.kept.WaitMore(ctx, n); err != nil {
 		tr.t.Fatal(err)
 	}
+}
+
+// moreFresh is more without the kept connections, which may have ended.
+func (tr *traffic) moreFresh(n int) {
+	tr.t.Helper()
+	tr.wait("requests end", func(l *lab.Load) func(lab.Report) bool {
+		goal := l.Report().Requests + n
+		return func(r lab.Report) bool { return r.Requests >= goal }
+	})
 }
 
 // without waits until a server has got no new connection or datagram for a while.
 func (tr *traffic) without(server string) {
 	tr.t.Helper()
 	const requests = 60 // By chance, with another server to choose, that happens once in 10^18.
-	ctx, cancel := context.WithTimeout(tr.t.Context(), patience)
-	defer cancel()
-	for name, l := range tr.fresh {
-		if _, err := l.Wait(ctx, lab.Silent(server, requests)); err != nil {
-			tr.t.Fatalf("%s: %s still gets new connections: %v", name, server, err)
-		}
-	}
+	tr.wait(server+" gets no new connection", func(*lab.Load) func(lab.Report) bool { return lab.Silent(server, requests) })
 }
 
 // from waits until a server has answered along every path of new connections.
 func (tr *traffic) from(server string) {
 	tr.t.Helper()
+	tr.wait(server+" gets new connections", func(*lab.Load) func(lab.Report) bool {
+		return func(r lab.Report) bool { return r.Answers[server] > 0 }
+	})
+}
+
+// wait waits until a condition holds along every path of new connections.
+func (tr *traffic) wait(what string, condition func(*lab.Load) func(lab.Report) bool) {
+	tr.t.Helper()
 	ctx, cancel := context.WithTimeout(tr.t.Context(), patience)
 	defer cancel()
+	waits, ctx := errgroup.WithContext(ctx)
 	for name, l := range tr.fresh {
-		if _, err := l.Wait(ctx, func(r lab.Report) bool { return r.Answers[server] > 0 }); err != nil {
-			tr.t.Fatalf("%s: %s gets no connection: %v", name, server, err)
-		}
+		holds := condition(l)
+		waits.Go(func() error {
+			if r, err := l.Wait(ctx, holds); err != nil {
+				return fmt.Errorf("%s: it is not so that %s: %w; %+v", name, what, err, r)
+			}
+			return nil
+		})
+	}
+	if err := waits.Wait(); err != nil {
+		tr.t.Fatal(err)
 	}
 }
 

@@ -13,7 +13,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # The race detector needs a C compiler. Without one the tests still run.
 race := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
-# Packages with goroutines of their own, or whose callers have many.
+# What needs neither a built program nor Envoy.
 fast_tests := $(addprefix ./,cmd/... translate/... cache/... server/... test/ads/... test/scenarios/...)
 protos := translate/frontendpb/frontend.proto
 
@@ -30,14 +30,19 @@ setup: ## Put nft and Envoy in place; demo, test, e2e and bench do it by themsel
 	@test/tools/setup.sh
 
 .PHONY: demo
-demo: setup build ## Two nodes on this machine, with traffic, changes and Envoy replaced; about a minute
+demo: setup build ## Two nodes on this machine, with traffic, changes and Envoy replaced; ten seconds once built
 	@$(with_envoy) bin/fairlead demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: setup ## Every test but e2e: units, scenarios, protocol, and packets through real Envoys in namespaces
+test: setup ## Every test but e2e: units, scenarios, protocol, packets through real Envoys, a proxyless client
 	@[ -n "$(race)" ] || echo 'no C compiler: testing without the race detector'
 	go test $(race) $(fast_tests)
 	$(with_envoy) go test -count=1 ./test/node/... ./test/arch/...
+	$(with_envoy) go -C test/clients test -count=1 ./...
+
+.PHONY: clients
+clients: setup ## gRPC programs in Go, Python, Java and Node.js that balance without a proxy; needs mvn and npm
+	$(with_envoy) go -C test/clients test -count=1 . -clients go,python,java,node
 
 .PHONY: e2e
 e2e: setup ## Against a real Kubernetes control plane and CoreDNS, built from their modules on the first run

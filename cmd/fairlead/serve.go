@@ -60,7 +60,10 @@ OTEL_ variables of the environment ask for it.`,
 			}
 			var client kubernetes.Interface
 			if secure || flags.source == "kubernetes" {
-				if client, err = watch.NewClient(flags.kubeconfig); err != nil {
+				if client, err = watch.NewClient(flags.kubeconfig); err != nil && secure {
+					return fmt.Errorf("--listen %s: an API server has to say who clients are, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
+				}
+				if err != nil {
 					return err
 				}
 			}

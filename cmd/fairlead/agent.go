@@ -9,10 +9,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/server/agent"
+	"github.com/fairlead/fairlead/server/agent/cluster"
 	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/telemetry"
+	"github.com/fairlead/fairlead/server/watch"
 )
 
 // Folders of a node. The first must survive a restart of the node, the second need not.
@@ -28,9 +33,10 @@ func newAgentCommand() *cobra.Command {
 		proof              clientIdentityFlags
 		cleanup            bool
 		podCIDRs, nodePort []string
+		api                agentClusterFlags
 	)
 	cmd := &cobra.Command{
-		Use:   "agent --node NAME --server HOST:PORT",
+		Use:   "agent --node NAME {--server HOST:PORT | --server-endpoints NAMESPACE/SERVICE}",
 		Short: "Lead a node's Service traffic to its Envoy",
 		Long: `Follows the control plane, serves the node's Envoys and keeps the node's nftables table and routes.
 What it built stays when it stops: the node forwards without its agent. --cleanup removes all of it.`,
@@ -50,6 +56,9 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 				return err
 			}
 			config.Log = logger
+			if err := api.configure(&config); err != nil {
+				return err
+			}
 			if config.DialOptions, err = proof.dialOptions(config.Servers); err != nil {
 				return err
 			}
@@ -69,9 +78,45 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
 	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
 	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
+	api.add(flags)
 	log.add(flags)
 	proof.add(flags)
 	return cmd
+}
+
+// agentClusterFlags say what an agent asks the API server.
+type agentClusterFlags struct{ daemonSet, kubeconfig, serverEndpoints string }
+
+// add declares the flags.
+func (f *agentClusterFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.daemonSet, "daemonset", "", "DaemonSet of the agents, as NAMESPACE/NAME: an agent that is stopped after that was deleted cleans up its node, as with --cleanup.")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server, for --daemonset and --server-endpoints; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
+	flags.StringVar(&f.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints' port "+cluster.PortName+" is where the control plane's replicas are, instead of --server.")
+}
+
+// configure gives an agent what it needs to ask the API server, if there is anything to ask.
+func (f *agentClusterFlags) configure(config *agent.Config) (err error) {
+	if f.serverEndpoints != "" && len(config.Servers) > 0 {
+		return errors.New("--server and --server-endpoints: use one")
+	}
+	for _, flag := range []struct {
+		name, value string
+		to          *types.NamespacedName
+	}{{"--daemonset", f.daemonSet, &config.DaemonSet}, {"--server-endpoints", f.serverEndpoints, &config.ServerEndpoints}} {
+		if flag.value == "" {
+			continue
+		}
+		if *flag.to, err = parseObject(flag.name, flag.value); err != nil {
+			return err
+		}
+		if config.Client == nil {
+			klog.SetSlogLogger(config.Log) // client-go's reflectors log there.
+			if config.Client, err = watch.NewClient(f.kubeconfig); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // runAgent runs an agent that reports as the environment asks.

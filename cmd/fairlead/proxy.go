@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"os/exec"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/agent/proxy"
@@ -21,14 +24,15 @@ func newProxyCommand() *cobra.Command {
 (which ends at that namespace) and becomes Envoy. Started a second time beside the first, it replaces it:
 new connections go to the new Envoy, established ones stay with the old until it is stopped.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			config.Socket = agent.ProxySocket(runDir)
 			if path, err := exec.LookPath(config.Envoy); err == nil {
 				config.Envoy = path
 			}
-			return proxy.Run(config)
+			return proxy.Run(cmd.Context(), config)
 		},
 	}
+	cmd.AddCommand(newProxyDrainCommand(), newProxyReadyCommand())
 	flags := cmd.Flags()
 	flags.IntVar(&config.Concurrency, "concurrency", 0, "Envoy's worker threads; 0 is one for each core that it may use.")
 	flags.StringVar(&config.Envoy, "envoy", "envoy", "Envoy binary, 1.40 or later.")
@@ -37,4 +41,54 @@ new connections go to the new Envoy, established ones stay with the old until it
 	flags.IntVar(&config.User, "user", 0, "User and group that Envoy runs as; 0 changes nothing.")
 	flags.DurationVar(&config.Wait, "wait", 0, "How long to wait for the agent; 0 waits for ever.")
 	return cmd
+}
+
+func newProxyDrainCommand() *cobra.Command {
+	var (
+		process, user int
+		timeout       time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "drain",
+		Short: "Wait until an Envoy that has been replaced has no connections any more",
+		Long: `Waits until no client has a connection or a UDP session through the Envoy, or for the given time at most.
+A container's preStop hook runs it: established connections stay with the Envoy that accepted them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, err := proxy.FindEnvoy(process, user)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			return e.Drain(ctx)
+		},
+	}
+	addEnvoyFlags(cmd.Flags(), &process, &user)
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "How long to wait; what is open then is cut.")
+	return cmd
+}
+
+func newProxyReadyCommand() *cobra.Command {
+	var process, user int
+	cmd := &cobra.Command{
+		Use:   "ready",
+		Short: "Say whether Envoy can take connections; a container's readiness probe",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, err := proxy.FindEnvoy(process, user)
+			if err != nil {
+				return err
+			}
+			return e.Ready(cmd.Context())
+		},
+	}
+	addEnvoyFlags(cmd.Flags(), &process, &user)
+	return cmd
+}
+
+// addEnvoyFlags declares the flags that say which Envoy is meant.
+func addEnvoyFlags(flags *pflag.FlagSet, process, user *int) {
+	flags.IntVar(process, "pid", 1, "Process that has become Envoy; in its container 1.")
+	flags.IntVar(user, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
 }

@@ -5,6 +5,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,11 +35,11 @@ type reply struct {
 	Error     string `json:"error,omitempty"`
 }
 
-// Run becomes Envoy. It returns only with an error.
+// Run becomes Envoy. It returns only with an error, also when ctx ends before that.
 //
 // It unshares the network namespace first, so that every socket of Envoy is inside; the namespace lives exactly as long as
 // the Envoy that this process becomes.
-func Run(c Config) error {
+func Run(ctx context.Context, c Config) error {
 	if _, err := os.Stat(c.Envoy); err != nil {
 		return fmt.Errorf("envoy binary: %w", err)
 	}
@@ -46,7 +47,7 @@ func Run(c Config) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace: %w (CAP_SYS_ADMIN is needed)", err)
 	}
-	bootstrap, err := join(c.Socket, c.Wait)
+	bootstrap, err := join(ctx, c.Socket, c.Wait)
 	if err != nil {
 		return err
 	}
@@ -56,21 +57,29 @@ func Run(c Config) error {
 	if err := dropPrivileges(c.User); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
-	args := []string{c.Envoy, "--config-yaml", string(bootstrap), "--log-level", c.LogLevel,
-		// Hot restart shares memory by machine, not by namespace: two generations would mistake each other for themselves.
-		"--disable-hot-restart"}
-	if c.Concurrency > 0 {
-		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))
-	}
-	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, args, os.Environ()))
+	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, arguments(c, bootstrap), os.Environ()))
 }
 
 // tryAgain is how often a proxy looks for its agent.
 const tryAgain = 100 * time.Millisecond
 
+// bootstrapFlag is Envoy's flag for a bootstrap in the command line itself.
+const bootstrapFlag = "--config-yaml"
+
+// arguments returns the command line of Envoy.
+func arguments(c Config, bootstrap []byte) []string {
+	args := []string{c.Envoy, bootstrapFlag, string(bootstrap), "--log-level", c.LogLevel,
+		// Hot restart shares memory by machine, not by namespace: two generations would mistake each other for themselves.
+		"--disable-hot-restart"}
+	if c.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))
+	}
+	return args
+}
+
 // join hands the calling thread's network namespace to the agent and returns the bootstrap, once the namespace is joined
 // to the node. It tries until the agent is there: the two start in any order.
-func join(socket string, wait time.Duration) ([]byte, error) {
+func join(ctx context.Context, socket string, wait time.Duration) ([]byte, error) {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("open the network namespace: %w", err)

@@ -46,7 +46,7 @@ func TestExchange(t *testing.T) {
 		}
 		_ = r.Accept(bootstrap)
 	}()
-	got, err := join(path, time.Minute)
+	got, err := join(t.Context(), path, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	requests := listenAt(t, path)
 	go func() { _ = (<-requests).Refuse(errors.New("15 Envoys are still running")) }()
-	if _, err := join(path, time.Minute); err == nil || !strings.Contains(err.Error(), "15 Envoys are still running") {
+	if _, err := join(t.Context(), path, time.Minute); err == nil || !strings.Contains(err.Error(), "15 Envoys are still running") {
 		t.Errorf("error: %v", err)
 	}
 }
@@ -70,7 +70,7 @@ func TestAgentComesLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	done := make(chan error, 1)
 	go func() {
-		_, err := join(path, time.Minute)
+		_, err := join(t.Context(), path, time.Minute)
 		done <- err
 	}()
 	requests := listenAt(t, path)
@@ -84,7 +84,7 @@ func TestAgentComesLater(t *testing.T) {
 
 // A proxy whose agent never comes says so.
 func TestNoAgent(t *testing.T) {
-	if _, err := join(filepath.Join(t.TempDir(), "s"), time.Millisecond); err == nil || !strings.Contains(err.Error(), "reach the agent") {
+	if _, err := join(t.Context(), filepath.Join(t.TempDir(), "s"), time.Millisecond); err == nil || !strings.Contains(err.Error(), "reach the agent") {
 		t.Errorf("error: %v", err)
 	}
 }
@@ -102,7 +102,7 @@ func TestGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { _ = (<-requests).Accept([]byte("{}")) }()
-	if _, err := join(path, time.Minute); err != nil {
+	if _, err := join(t.Context(), path, time.Minute); err != nil {
 		t.Error(err)
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
 	"github.com/fairlead/fairlead/server/agent/upstream"
@@ -25,6 +28,10 @@ const (
 	// is asked.
 	kernelPatience = 30 * time.Second
 	retry          = time.Second
+	// holdPatience is how long an agent that starts beside a running Envoy waits for a control plane, and settled how long
+	// after the stream has opened all that it has to add has come.
+	holdPatience = 3 * time.Second
+	settled      = 300 * time.Millisecond
 	// inspection is how often links, routes and rules are put right, whatever the kernel told.
 	inspection = 30 * time.Second
 	// warmth is how often a new Envoy that has all its resources is tried out.
@@ -47,6 +54,7 @@ type owner struct {
 	disturbed chan struct{} // Something was deleted from the kernel's table.
 	links     chan struct{} // A generation's link is gone, or a bridge is another than before.
 
+	hold   *hold   // Nil once the agent serves.
 	change *change // Being carried out; nil between changes.
 
 	tracer      trace.Tracer
@@ -85,7 +93,7 @@ func newOwner(config Config, log *slog.Logger, up *upstream.Client, table *kerne
 
 // run carries out changes until ctx ends.
 func (o *owner) run(ctx context.Context) error {
-	if err := o.start(ctx); err != nil {
+	if err := o.start(); err != nil {
 		return err
 	}
 	inspect := time.NewTicker(inspection)
@@ -114,6 +122,7 @@ func (o *owner) run(ctx context.Context) error {
 			o.repairBridges(ctx)
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
+		case <-o.held():
 		case <-inspect.C:
 			o.inspect()
 			o.repairBridges(ctx)
@@ -128,34 +137,65 @@ func (o *owner) inspect() {
 	o.generations.repair()
 	o.node.moved = true // An address may have come or gone.
 	units := map[string]cache.Unit{}
-	o.node.listeners(units, units)
+	if o.hold == nil {
+		o.node.listeners(units, units)
+	}
 	if len(units) > 0 {
 		o.cache.Publish(cache.Update{Units: units})
 	}
 }
 
-// start forwards as the node did last, before any control plane answers.
-func (o *owner) start(ctx context.Context) error {
+// start takes in how the node forwarded last.
+func (o *owner) start() error {
 	if err := o.generations.adopt(); err != nil {
 		return err
 	}
 	o.change = newChange()
-	units := map[string]cache.Unit{}
+	o.hold = &hold{units: map[string]cache.Unit{}, running: slices.Clone(o.generations.live), until: time.Now().Add(holdPatience)}
 	loaded := o.upstream.Loaded()
 	for _, typeURL := range types {
 		for _, r := range loaded[typeURL] {
-			o.node.set(typeURL, r, units)
+			o.node.heard[typeURL] = true
+			o.node.set(typeURL, r, o.hold.units)
 		}
 	}
-	o.node.listeners(units, o.change.breaking)
-	o.liftBridges(ctx)
-	if len(units) > 0 {
-		o.change.seq = o.cache.Publish(cache.Update{Units: units})
-		o.proceed(ctx)
-		return nil
-	}
-	o.change = nil // Nothing is known yet: an earlier agent's table, if there is one, is better than none.
+	o.node.listeners(o.hold.units, o.change.breaking)
 	return nil
+}
+
+// hold is what is not served yet after the agent's start. An Envoy and a table that an earlier agent left are newer than the
+// last good state on disk, which is written a moment after the node forwards by it: they are only replaced by what a control
+// plane has to add to that state, or when none answers. And Envoys are not served a world without Services, of which they
+// would forget theirs.
+type hold struct {
+	units   map[string]cache.Unit
+	running []generation.ID // Envoys that were running.
+	until   time.Time
+}
+
+// over reports whether there is nothing more to wait for.
+func (h *hold) over(known bool, live []generation.ID, up upstream.Status) bool {
+	running := slices.ContainsFunc(h.running, func(id generation.ID) bool { return slices.Contains(live, id) })
+	switch {
+	case !known:
+		return false
+	case !running || time.Now().After(h.until):
+		return true
+	default:
+		// What a control plane has to add follows at once when a stream opens; that it has nothing, it does not say.
+		return up.Connected && time.Since(up.Since) > settled
+	}
+}
+
+// release serves what was held, if there is nothing more to wait for.
+func (o *owner) release(ctx context.Context) {
+	if o.hold == nil || !o.hold.over(o.node.heard[envoy.FrontendType], o.generations.live, o.upstream.Status()) {
+		return
+	}
+	o.liftBridges(ctx)
+	o.change.seq = o.cache.Publish(cache.Update{Units: o.hold.units})
+	o.change.patience = time.Now().Add(envoyPatience)
+	o.hold = nil
 }
 
 // take takes an update, and what else has arrived with it, into the change at hand. Of each type one update at most is handed
@@ -187,6 +227,11 @@ func (o *owner) take(ctx context.Context, u upstream.Update) {
 		delete(c.breaking, id)
 	}
 	c.needs = o.node.needs()
+	if o.hold != nil {
+		maps.Copy(o.hold.units, units)
+		maps.DeleteFunc(o.hold.units, func(id string, _ cache.Unit) bool { _, gone := c.breaking[id]; return gone })
+		return
+	}
 	o.liftBridges(ctx)
 	c.seq = o.cache.Publish(cache.Update{Units: units})
 }
@@ -207,6 +252,10 @@ func (o *owner) repairBridges(ctx context.Context) {
 
 // proceed carries out what nothing has to be waited for.
 func (o *owner) proceed(ctx context.Context) {
+	if o.release(ctx); o.hold != nil {
+		o.note(nil)
+		return
+	}
 	o.generations.promote(o.cache.Applied)
 	c := o.change
 	follow := c != nil && o.mayFollow(c)
@@ -272,13 +321,21 @@ func (o *owner) envoyHas(c *change) bool {
 // patience returns a channel that fires when the change at hand has waited long enough for Envoy, or for another try.
 func (o *owner) patience() <-chan time.Time {
 	switch {
-	case o.change == nil:
+	case o.change == nil || o.hold != nil:
 		return nil
 	case o.change.following: // The kernel did not take it.
 		return time.After(retry)
 	default:
 		return time.After(time.Until(o.change.patience))
 	}
+}
+
+// held returns a channel that fires when it is worth looking whether the hold is over.
+func (o *owner) held() <-chan time.Time {
+	if o.hold == nil || !o.node.heard[envoy.FrontendType] {
+		return nil
+	}
+	return time.After(settled / 4)
 }
 
 // commit brings the kernel's table up to date, once there is something that it can be made from.

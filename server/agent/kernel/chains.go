@@ -42,6 +42,7 @@ var mapTypes = map[string]string{
 func addMaps(tx *knftables.Transaction) {
 	for name, kind := range mapTypes {
 		tx.Add(&knftables.Map{Name: name, Type: kind})
+		tx.Flush(&knftables.Map{Name: name})
 	}
 	for family, kind := range map[string]string{"4": "ipv4_addr . ipv4_addr", "6": "ipv6_addr . ipv6_addr"} {
 		tx.Add(&knftables.Set{

@@ -106,19 +106,12 @@ func (t *Table) Commit(ctx context.Context) error {
 	if !t.Dirty() {
 		return nil
 	}
-	tx := t.nft.NewTransaction()
-	if !t.complete {
-		tx.Add(&knftables.Table{})
-		tx.Delete(&knftables.Table{})
-		tx.Add(&knftables.Table{Comment: knftables.PtrTo("Services of Kubernetes; written by the Fairlead agent")})
-		addMaps(tx)
-		addCounters(tx)
+	next, stale, err := t.write(ctx, false)
+	if err != nil && !t.complete {
+		// What another version left in the kernel may be of a kind that cannot be changed.
+		next, stale, err = t.write(ctx, true)
 	}
-	if !t.complete || !t.static {
-		t.addChains(tx)
-	}
-	next, stale := t.addElements(tx)
-	if err := t.nft.Run(ctx, tx); err != nil {
+	if err != nil {
 		t.complete = false
 		return fmt.Errorf("nftables: %w", err)
 	}
@@ -133,6 +126,26 @@ func (t *Table) Commit(ctx context.Context) error {
 	clear(t.changed)
 	t.complete, t.static = true, true
 	return forgetFlows(stale)
+}
+
+// write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
+// kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
+func (t *Table) write(ctx context.Context, replace bool) (next map[string][]element, stale []element, err error) {
+	tx := t.nft.NewTransaction()
+	if !t.complete {
+		tx.Add(&knftables.Table{})
+		if replace {
+			tx.Delete(&knftables.Table{})
+			tx.Add(&knftables.Table{})
+		}
+		addMaps(tx)
+		addCounters(tx)
+	}
+	if !t.complete || !t.static {
+		t.addChains(tx)
+	}
+	next, stale = t.addElements(tx)
+	return next, stale, t.nft.Run(ctx, tx)
 }
 
 // addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
@@ -182,18 +195,13 @@ func (t *Table) Intact(ctx context.Context) bool {
 	for _, c := range t.chains() {
 		want[c.name] = len(c.rules)
 	}
-	chains, err := t.nft.List(ctx, "chains")
-	if err != nil || len(chains) != len(want) {
-		return false
-	}
-	for _, name := range chains {
-		rules, err := t.nft.ListRules(ctx, name)
-		if n, ok := want[name]; err != nil || !ok || len(rules) != n {
+	for name, n := range want {
+		if rules, err := t.nft.ListRules(ctx, name); err != nil || len(rules) != n {
 			return false
 		}
 	}
 	found, err := t.nft.List(ctx, "maps")
-	return err == nil && len(found) == len(mapTypes)
+	return err == nil && len(found) >= len(mapTypes)
 }
 
 // Remove deletes the table from the kernel. That it is not there is no error.

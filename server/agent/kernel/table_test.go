@@ -210,6 +210,33 @@ func TestFailedCommit(t *testing.T) {
 	}
 }
 
+// An agent that starts takes over what another one left, whatever is in it.
+func TestTakeOver(t *testing.T) {
+	older := newTestTable(t)
+	for _, name := range []string{"10.96.0.10", "10.96.0.11"} {
+		older.SetFrontend(name, clusterIP(name, 80, "TCP"))
+	}
+	commit(t, older)
+	newer := newTestTable(t)
+	newer.SetFrontend("10.96.0.10", clusterIP("10.96.0.10", 80, "TCP"))
+	want := []string{"frontends4 10.96.0.10 . tcp . 80 goto keep-or-masq", "node-frontends4 10.96.0.10 . tcp . 80 goto masq"}
+	if got := commit(t, newer); !slices.Equal(got, want) || !newer.Intact(t.Context()) {
+		t.Errorf("after a table of the same kind: %q, want %q", got, want)
+	}
+
+	tx := newer.nft.NewTransaction()
+	tx.Delete(&knftables.Table{})
+	tx.Add(&knftables.Table{})
+	tx.Add(&knftables.Map{Name: mapName(incoming, false, false), Type: "ipv4_addr : verdict"})
+	if err := newer.nft.Run(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	newer.Forget()
+	if got := commit(t, newer); !slices.Equal(got, want) || !newer.Intact(t.Context()) {
+		t.Errorf("after a table of another kind: %q, want %q", got, want)
+	}
+}
+
 // Watch tells of deletions from the agent's table and of no others.
 func TestWatch(t *testing.T) {
 	table := newTestTable(t)

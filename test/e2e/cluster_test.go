@@ -82,13 +82,16 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	return c, nil
 }
 
-// startNetwork joins two nodes, whose Pods have links of their own, and a host outside.
+// startNetwork joins two nodes, one whose Pods have links of their own and one whose Pods sit on a bridge, and a host outside.
 func (c *cluster) startNetwork(context.Context) (err error) {
 	if c.lab, err = lab.New(); err != nil {
 		return err
 	}
-	for _, name := range []string{"n1", "n2"} {
-		n, err := c.lab.AddNode(name, lab.Routed)
+	for _, node := range []struct {
+		name string
+		cni  lab.CNI
+	}{{"n1", lab.Routed}, {"n2", lab.Bridged}} {
+		n, err := c.lab.AddNode(node.name, node.cni)
 		if err != nil {
 			return err
 		}

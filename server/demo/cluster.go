@@ -75,7 +75,7 @@ func (d *demo) addNode(object *corev1.Node) error {
 	d.nodes = append(d.nodes, n)
 	for _, a := range object.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP && a.Address != n.IPv4.String() && a.Address != n.IPv6.String() {
-			return fmt.Errorf("Node %s: its addresses here are %s and %s, not %s", n.Name, n.IPv4, n.IPv6, a.Address)
+			return fmt.Errorf("addresses of Node %s are %s and %s here, not %s", n.Name, n.IPv4, n.IPv6, a.Address)
 		}
 	}
 	return nil
@@ -171,5 +171,5 @@ func (d *demo) frontend(service string, family corev1.IPFamily) (netip.AddrPort,
 			return netip.AddrPortFrom(a, uint16(s.Spec.Ports[0].Port)), err
 		}
 	}
-	return netip.AddrPort{}, fmt.Errorf("Service %s/%s has no %s address and port", s.Namespace, s.Name, family)
+	return netip.AddrPort{}, fmt.Errorf("no %s address and port in Service %s/%s", family, s.Namespace, s.Name)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,7 +56,8 @@ func (c *cluster) startKubelets(ctx context.Context) (*kubelets, error) {
 	informer := informers.NewSharedInformerFactory(c.kube.client, 0).Core().V1().Pods().Informer()
 	k.store = informer.GetStore()
 	enqueue := func(obj any) {
-		if key, err := kcache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
+		key, err := kcache.DeletionHandlingMetaNamespaceKeyFunc(obj)
+		if err == nil && !strings.HasPrefix(key, containersNamespace+"/") { // Those are played by containers.
 			k.queue.Add(key)
 		}
 	}

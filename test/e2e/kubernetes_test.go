@@ -36,10 +36,10 @@ const (
 	kubernetesService = "10.96.0.1"
 )
 
-// controllers are those that turn Deployments into Pods and Pods into EndpointSlices, and what these need. Nodes'
+// controllers are those that turn Deployments and DaemonSets into Pods and Pods into EndpointSlices, and what these need. Nodes'
 // lifecycle is not among them: no kubelet reports here, and it would take every Pod out of service.
-const controllers = "deployment-controller,replicaset-controller,endpoints-controller,endpointslice-controller," +
-	"endpointslice-mirroring-controller,namespace-controller,serviceaccount-controller,garbage-collector-controller"
+const controllers = "daemonset-controller,deployment-controller,replicaset-controller,endpoints-controller,endpointslice-controller," +
+	"endpointslice-mirroring-controller,namespace-controller,serviceaccount-controller,garbage-collector-controller,disruption-controller"
 
 // controlPlane is etcd, an API server and a controller manager on a host of their own.
 type controlPlane struct {

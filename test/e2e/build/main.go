@@ -1,5 +1,5 @@
 // Command build compiles what the end-to-end tests run: etcd, kube-apiserver, kube-controller-manager, kubectl,
-// CoreDNS and Fairlead itself.
+// CoreDNS, Helm, an OpenTelemetry collector and Fairlead itself.
 //
 //	go -C test/e2e run ./build
 //
@@ -40,6 +40,8 @@ var modules = []module{
 		version: "k8s.io/kubernetes",
 	},
 	{dir: "coredns", packages: []string{"."}},
+	{dir: "collector", packages: []string{"."}},
+	{dir: "helm", packages: []string{"helm.sh/helm/v4/cmd/helm"}},
 }
 
 func main() {
@@ -62,6 +64,9 @@ func run() error {
 		if err := m.ensure(out); err != nil {
 			return fmt.Errorf("module %s: %w", m.dir, err)
 		}
+	}
+	if err := compile("container", "-o", filepath.Join(out, "container"), "."); err != nil {
+		return err
 	}
 	return compile(root, "-o", filepath.Join(out, "fairlead"), "./cmd/fairlead")
 }

@@ -44,6 +44,14 @@ func addMaps(tx *knftables.Transaction) {
 		tx.Add(&knftables.Map{Name: name, Type: kind})
 		tx.Flush(&knftables.Map{Name: name})
 	}
+	for _, ipv6 := range []bool{false, true} {
+		kind := "ipv4_addr"
+		if ipv6 {
+			kind = "ipv6_addr"
+		}
+		tx.Add(&knftables.Set{Name: mapName(clusterIPSet, false, ipv6), Type: kind})
+		tx.Flush(&knftables.Set{Name: mapName(clusterIPSet, false, ipv6)})
+	}
 	for family, kind := range map[string]string{"4": "ipv4_addr . ipv4_addr", "6": "ipv6_addr . ipv6_addr"} {
 		tx.Add(&knftables.Set{
 			Name: "callers" + family, Type: kind, Flags: []knftables.SetFlag{knftables.DynamicFlag},
@@ -171,7 +179,8 @@ func (t *Table) established(lookups string) []string {
 		goTo(lookups))
 }
 
-// lookups find the frontend that a packet is addressed to.
+// lookups find the frontend that a packet is addressed to. A cluster IP is nobody else's, so what is sent to a port that its
+// Service does not have is refused, as kube-proxy does.
 func (t *Table) lookups(prefix string) chain {
 	c := chain{name: "lookup-" + prefix}
 	for _, ipv6 := range []bool{false, true} {
@@ -179,6 +188,9 @@ func (t *Table) lookups(prefix string) chain {
 		if addresses := t.addresses(ipv6); addresses != "" {
 			c.rules = append(c.rules, fmt.Sprintf("%s daddr { %s } meta l4proto . th dport vmap @%s", ip(ipv6), addresses, mapName(prefix, true, ipv6)))
 		}
+	}
+	for _, ipv6 := range []bool{false, true} {
+		c.rules = append(c.rules, fmt.Sprintf("%s daddr @%s goto %s", ip(ipv6), mapName(clusterIPSet, false, ipv6), refuse))
 	}
 	return c
 }

@@ -21,6 +21,9 @@ const (
 
 	// aliasMap is the map from a frontend at an address of the node to what stands for the address in Envoy's namespace.
 	aliasMap = "aliases"
+
+	// clusterIPSet is the set of cluster IPs, whose other ports are refused.
+	clusterIPSet = "cluster-ips"
 )
 
 // mapName returns the name of a map.
@@ -39,7 +42,7 @@ func mapName(prefix string, nodePort, ipv6 bool) string {
 type element struct {
 	table string // The map's name.
 	key   string // Parts joined by " . ".
-	value string // A verdict or an address.
+	value string // A verdict or an address; empty in a set.
 
 	addr netip.AddrPort // What UDP flows to it are addressed to; the zero Addr for a NodePort.
 	udp  bool
@@ -47,6 +50,9 @@ type element struct {
 
 // nft returns the element in knftables' form.
 func (e element) nft() *knftables.Element {
+	if e.value == "" {
+		return &knftables.Element{Set: e.table, Key: []string{e.key}}
+	}
 	return &knftables.Element{Map: e.table, Key: strings.Split(e.key, " . "), Value: []string{e.value}}
 }
 
@@ -64,6 +70,9 @@ func elementsOf(f *frontendpb.Frontend, aliases []envoy.Alias) []element {
 	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(f.GetPod()), chainOf(f.GetOutside())))
 	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(f.GetNode()))
 	elements := []element{in, out}
+	if m.Kind == model.ClusterIP {
+		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: m.Address.String()})
+	}
 	for _, a := range aliases {
 		if a.Address == m.Address {
 			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()

@@ -171,13 +171,36 @@ func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]elemen
 		added = append(added, missing(elements, old)...)
 	}
 	// A map takes no second value for a key: what goes is deleted before what comes is added.
-	for _, e := range removed {
+	for _, e := range t.unused(removed) {
 		tx.Delete(e.nft())
 	}
 	for _, e := range added {
 		tx.Add(e.nft())
 	}
 	return next, removed
+}
+
+// unused returns the elements, each once, that no wanted frontend has. Those of maps are a single frontend's; a cluster IP may
+// have several.
+func (t *Table) unused(removed []element) []element {
+	isSet := func(e element) bool { return e.value == "" }
+	if !slices.ContainsFunc(removed, isSet) {
+		return removed
+	}
+	used := map[element]bool{}
+	for _, f := range t.wanted {
+		for _, e := range elementsOf(f, nil) {
+			used[e] = isSet(e)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(removed), func(e element) bool {
+		if !isSet(e) {
+			return false
+		}
+		known := used[e]
+		used[e] = true
+		return known
+	})
 }
 
 // missing returns the elements of a that are not in b.

@@ -137,6 +137,33 @@ func TestElements(t *testing.T) {
 	}
 }
 
+// A cluster IP is known as long as one of its ports is.
+func TestClusterIPs(t *testing.T) {
+	table := newTestTable(t)
+	known := func() int {
+		commit(t, table)
+		found, err := table.nft.ListElements(t.Context(), "set", "cluster-ips4")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	for _, port := range []uint32{80, 443} {
+		table.SetFrontend(fmt.Sprint(port), clusterIP("10.96.0.10", port, "TCP"))
+	}
+	if n := known(); n != 1 {
+		t.Errorf("%d cluster IPs for two ports of one, want 1", n)
+	}
+	table.SetFrontend("80", nil)
+	if n := known(); n != 1 {
+		t.Errorf("%d cluster IPs after one of two ports went, want 1", n)
+	}
+	table.SetFrontend("443", nil)
+	if n := known(); n != 0 {
+		t.Errorf("%d cluster IPs after the last port went, want 0", n)
+	}
+}
+
 // A change of one frontend takes the operations that it needs, whatever else is in the table.
 func TestChangesAreSmall(t *testing.T) {
 	table := newTestTable(t)
@@ -153,7 +180,7 @@ func TestChangesAreSmall(t *testing.T) {
 	table.SetFrontend("10.96.1.9:80/TCP", clusterIP("10.96.1.9", 80, "TCP")) // No change.
 	tx := table.nft.NewTransaction()
 	table.addElements(tx)
-	if got := tx.NumOperations(); got != 6 { // Two replaced in two maps each, two deleted.
+	if got := tx.NumOperations(); got != 7 { // One replaced in two maps; one deleted from two, with its address.
 		t.Errorf("the change takes %d operations, want 6:\n%s", got, tx)
 	}
 	after := commit(t, table)

@@ -66,6 +66,9 @@ func state(t *testing.T, h *lab.Node) []string {
 				return err
 			}
 			for _, r := range routes {
+				if r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() && r.Dst.IP.To4() == nil || r.Dst.IP.IsMulticast()) {
+					continue // The kernel's own, which come some time after their link.
+				}
 				all = append(all, fmt.Sprint("route ", family, r.Dst, r.Gw, r.Table, r.LinkIndex, r.Type))
 			}
 		}

@@ -100,11 +100,11 @@ func (d *demo) tell(ctx context.Context) error {
 	}
 	d.out.line("\nAll of it worked. To look further:")
 	if !d.config.Keep {
-		d.out.lines(
-			"make demo DEMO_FLAGS=--keep                                   leaves all of this running, with commands to try",
-			"bin/fairlead translate -f "+d.config.Manifests+" --node n1    shows what a node does with these manifests",
-			"less "+filepath.Join(d.config.Manifests, "README.md"),
-		)
+		d.out.table([][]string{
+			{"make demo DEMO_FLAGS=--keep", "leaves all of this running, with commands to try"},
+			{"bin/fairlead translate -f " + d.config.Manifests + " --node n1", "says what a node does with these manifests"},
+			{"less " + filepath.Join(d.config.Manifests, "README.md"), "says what they are"},
+		})
 	}
 	return nil
 }

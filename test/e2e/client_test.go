@@ -71,6 +71,7 @@ type load struct {
 	name   string
 	cancel context.CancelFunc
 	ended  chan struct{}
+	hangUp func() // Closes a connection that was kept; only after stop.
 
 	mu       sync.Mutex // Guards the following.
 	asked    int
@@ -97,12 +98,14 @@ func loadKept(t *testing.T, name string, from *lab.Host, to netip.AddrPort) *loa
 		t.Fatalf("%s: %v; logs are in %s", name, err, theCluster.dir)
 	}
 	t.Cleanup(func() { c.conn.Close() })
-	return startLoad(t, name+", one connection", c.ask)
+	l := startLoad(t, name+", one connection", c.ask)
+	l.hangUp = func() { c.conn.Close() }
+	return l
 }
 
 func startLoad(t *testing.T, name string, ask func() (string, error)) *load {
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{name: name, cancel: cancel, ended: make(chan struct{}), answers: map[string]int{}}
+	l := &load{name: name, cancel: cancel, ended: make(chan struct{}), hangUp: func() {}, answers: map[string]int{}}
 	go func() {
 		defer close(l.ended)
 		tick := time.NewTicker(interval)

@@ -24,6 +24,9 @@ import (
 	"github.com/fairlead/fairlead/server/lab/fleet"
 )
 
+// release is its name, after which its objects are named. The control plane of the other cases has objects named fairlead.
+const release = "installed"
+
 // TestChart checks the chart, has the API server check what it makes of several sets of values, and reads what it says of
 // values that cannot be meant.
 func TestChart(t *testing.T) {
@@ -42,7 +45,7 @@ func TestChart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := helm{t: t, cluster: theCluster}
-			manifest := h.must(append([]string{"template", "fairlead", h.chart(), "--namespace", "default"}, set(values)...)...)
+			manifest := h.must(append([]string{"template", release, h.chart(), "--namespace", "default"}, set(values)...)...)
 			if _, err := h.cluster.kube.kubectl(manifest, "apply", "--dry-run=server", "-f", "-"); err != nil {
 				t.Error(err)
 			}
@@ -55,7 +58,7 @@ func TestChart(t *testing.T) {
 		"additional properties 'replica' not all": {"controlPlane.replica=3"},
 		"minimum: got 0, want 1":                  {"envoy.user=0"},
 	} {
-		if out, err := h.run(append([]string{"template", "fairlead", h.chart()}, set(values)...)...); err == nil || !strings.Contains(err.Error(), want) {
+		if out, err := h.run(append([]string{"template", release, h.chart()}, set(values)...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("values %q: %v, want an error with %q\n%s", values, err, want, out)
 		}
 	}
@@ -66,7 +69,7 @@ func TestChart(t *testing.T) {
 func TestHelm(t *testing.T) {
 	h := newHelm(t)
 	before := h.footprints()
-	h.must("install", "fairlead", h.chart(), "--namespace", containersNamespace, "--wait", "--timeout", "2m",
+	h.must("install", release, h.chart(), "--namespace", containersNamespace, "--wait", "--timeout", "2m",
 		"--set", "controlPlane.replicas=3", "--set", "apiServer.host="+h.cluster.kube.host.IPv4.String(), "--set", fmt.Sprintf("apiServer.port=%d", apiServerPort),
 		"--set", "agent.nodeSelector.e2e=helm", "--set", "envoy.nodeSelector.e2e=helm", "--set", "envoy.minReadySeconds=1")
 	h.awaitPods("control-plane", 3)
@@ -84,15 +87,13 @@ func TestHelm(t *testing.T) {
 	}
 
 	t.Run("upgrade", func(t *testing.T) {
-		h.in(t).underLoad(s.in(t), "upgrade", "fairlead", h.chart(), "--namespace", containersNamespace, "--reuse-values", "--set", "envoy.logLevel=info", "--wait", "--timeout", "2m")
+		h.in(t).underLoad(s.in(t), "upgrade", release, h.chart(), "--namespace", containersNamespace, "--reuse-values", "--set", "envoy.logLevel=info")
 	})
-	h.awaitPods("envoy", len(h.nodes))
 	t.Run("rollback", func(t *testing.T) {
-		h.in(t).underLoad(s.in(t), "rollback", "fairlead", "1", "--namespace", containersNamespace, "--wait", "--timeout", "2m")
+		h.in(t).underLoad(s.in(t), "rollback", release, "1", "--namespace", containersNamespace)
 	})
-	h.awaitPods("envoy", len(h.nodes))
 
-	h.must("uninstall", "fairlead", "--namespace", containersNamespace)
+	h.must("uninstall", release, "--namespace", containersNamespace)
 	h.eventually(func() error {
 		if n := h.containers.running(); n > 0 {
 			return fmt.Errorf("%d pods still run", n)
@@ -171,7 +172,7 @@ func (h *helm) namespace() {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() {
-		if _, err := h.run("uninstall", "fairlead", "--namespace", containersNamespace, "--ignore-not-found"); err != nil {
+		if _, err := h.run("uninstall", release, "--namespace", containersNamespace, "--ignore-not-found"); err != nil {
 			h.t.Error(err)
 		}
 		if _, err := h.cluster.kube.kubectl("", "delete", "namespace", containersNamespace, "--wait=false"); err != nil {
@@ -241,39 +242,73 @@ func (h helm) eventually(condition func() error) {
 	}
 }
 
-// underLoad runs helm while the Service is asked from each node, on new connections and on one that stays. The Envoys that
-// are replaced have to stay for the latter.
+// underLoad runs helm while the Service is asked from each node, on new connections and on ones that stay. The Envoys that
+// are replaced have to stay for the latter, and to go once these have ended.
 func (h helm) underLoad(s *service, args ...string) {
+	h.t.Helper()
+	h.replaceEnvoys(s, args...)
+	h.awaitPods("envoy", len(h.nodes))
+	// Not before: a DaemonSet counts a node as updated when the old pod is gone.
+	s.kubectl("--namespace", containersNamespace, "rollout", "status", "daemonset", release+"-envoy", "--timeout", patience.String())
+}
+
+// replaceEnvoys runs helm and waits until each node has an Envoy that is ready and one that only has connections left.
+func (h helm) replaceEnvoys(s *service, args ...string) {
 	h.t.Helper()
 	var loads []*load
 	for i, n := range h.nodes {
-		loads = append(loads,
-			loadNew(h.t, "pod on "+n.Name, h.clients[i], s.clusterIP()), loadKept(h.t, "pod on "+n.Name, h.clients[i], s.clusterIP()),
-			loadNew(h.t, "host "+n.Name, n.Host, s.clusterIP()), loadKept(h.t, "host "+n.Name, n.Host, s.clusterIP()))
+		for _, from := range []*lab.Host{h.clients[i], n.Host} {
+			kept := loadKept(h.t, from.Name, from, s.clusterIP())
+			loads = append(loads, kept, loadNew(h.t, from.Name, from, s.clusterIP()))
+		}
 	}
 	proceed(h.t, loads...)
 	started := time.Now()
 	h.must(args...)
-	h.t.Logf("helm %s took %s", args[0], time.Since(started).Round(time.Millisecond))
+	h.eventually(func() error {
+		ready, ending := 0, 0
+		for _, p := range h.pods("envoy") {
+			switch {
+			case p.DeletionTimestamp != nil:
+				ending++
+			case slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			}):
+				ready++
+			}
+		}
+		if ready != len(h.nodes) || ending != len(h.nodes) {
+			return fmt.Errorf("%d Envoys are ready and %d are ending, want %d each", ready, ending, len(h.nodes))
+		}
+		return nil
+	})
+	h.t.Logf("after helm %s both nodes have their new Envoy in %s", args[0], time.Since(started).Round(time.Millisecond))
 	proceed(h.t, loads...)
-	// An old Envoy and a new one on each node.
-	h.awaitPods("envoy", 2*len(h.nodes))
 	stop(loads...)
+	for _, l := range loads {
+		l.hangUp()
+	}
 }
 
 // awaitPods waits until a component has so many Pods, those that are ending included.
 func (h helm) awaitPods(component string, count int) {
 	h.t.Helper()
 	h.eventually(func() error {
-		list, err := h.cluster.kube.client.CoreV1().Pods(containersNamespace).List(h.t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
-		if err != nil {
-			return err
-		}
-		if len(list.Items) != count {
-			return fmt.Errorf("%d pods of %s, want %d: %s", len(list.Items), component, count, podNames(list.Items))
+		if pods := h.pods(component); len(pods) != count {
+			return fmt.Errorf("%d pods of %s, want %d: %s", len(pods), component, count, podNames(pods))
 		}
 		return nil
 	})
+}
+
+// pods returns a component's Pods.
+func (h helm) pods(component string) []corev1.Pod {
+	h.t.Helper()
+	list, err := h.cluster.kube.client.CoreV1().Pods(containersNamespace).List(h.t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return list.Items
 }
 
 func podNames(pods []corev1.Pod) string {

@@ -97,6 +97,7 @@ func (k *controlPlane) startAPIServer() (err error) {
 		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file", filepath.Join(k.dir, "service-account.key"),
 		"--service-account-signing-key-file", filepath.Join(k.dir, "service-account.key"),
+		"--allow-privileged",                             // Whether Pods may ask for it, as on any cluster that kube-proxy runs on.
 		"--disable-admission-plugins", "ServiceAccount")) // Nobody mounts tokens into these pods.
 	return err
 }

@@ -69,9 +69,10 @@ func TestChart(t *testing.T) {
 func TestHelm(t *testing.T) {
 	h := newHelm(t)
 	before := h.footprints()
-	h.must("install", release, h.chart(), "--namespace", containersNamespace, "--wait", "--timeout", "2m",
+	collector := startCollector(t)
+	h.must(append(collector.values(t), "install", release, h.chart(), "--namespace", containersNamespace, "--wait", "--timeout", "2m",
 		"--set", "controlPlane.replicas=3", "--set", "apiServer.host="+h.cluster.kube.host.IPv4.String(), "--set", fmt.Sprintf("apiServer.port=%d", apiServerPort),
-		"--set", "agent.nodeSelector.e2e=helm", "--set", "envoy.nodeSelector.e2e=helm", "--set", "envoy.minReadySeconds=1")
+		"--set", "agent.nodeSelector.e2e=helm", "--set", "envoy.nodeSelector.e2e=helm", "--set", "envoy.minReadySeconds=1")...)
 	h.awaitPods("control-plane", 3)
 
 	s, other := deploy(t, "helm", 3), deploy(t, "unlabelled", 1)
@@ -92,6 +93,8 @@ func TestHelm(t *testing.T) {
 	t.Run("rollback", func(t *testing.T) {
 		h.in(t).underLoad(s.in(t), "rollback", release, "1", "--namespace", containersNamespace)
 	})
+	t.Run("trace", func(t *testing.T) { h.in(t).traced(s.in(t), collector) })
+	t.Run("metrics", func(t *testing.T) { h.in(t).dashboardMetrics() })
 
 	h.must("uninstall", release, "--namespace", containersNamespace)
 	h.eventually(func() error {

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +58,15 @@ func TestWithoutControlPlane(t *testing.T) {
 	p := c.pairs[0]
 	n := p.nodes[0]
 	a := c.newApp(t, p)
+	// What a node forwards is on its disk a moment later.
+	frontend := a.tcp.target(clusterIP, corev1.IPv4Protocol, n).String() + "/TCP"
+	eventually(t, func(context.Context) error {
+		state, err := os.ReadFile(filepath.Join(c.fleet.StateDir(n.Name), "last-good"))
+		if err == nil && !strings.Contains(string(state), frontend) {
+			err = fmt.Errorf("the state on disk does not know %s", frontend)
+		}
+		return err
+	})
 	c.fleet.Serve().Kill()
 	c.fleet.Agent(n.Name).Kill()
 	for _, proxy := range c.fleet.Proxies(n.Name) {

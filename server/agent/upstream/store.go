@@ -12,7 +12,7 @@ import (
 // Writing the state may take a tenth of the time at most, and happens once per minPause at most: under continuous
 // change the newest state of 10,000 Services is several megabytes, and each write waits for the disk.
 const (
-	minPause   = time.Second
+	minPause   = 20 * time.Millisecond
 	pauseShare = 9 // Pause after a write, in multiples of what the write took.
 )
 

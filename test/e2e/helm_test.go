@@ -95,6 +95,7 @@ func TestHelm(t *testing.T) {
 	})
 	t.Run("trace", func(t *testing.T) { h.in(t).traced(s.in(t), collector) })
 	t.Run("metrics", func(t *testing.T) { h.in(t).dashboardMetrics() })
+	t.Run("replace", func(t *testing.T) { h.in(t).replaceKubeProxy(other.in(t)) })
 
 	h.must("uninstall", release, "--namespace", containersNamespace)
 	h.eventually(func() error {
@@ -243,6 +244,31 @@ func (h helm) eventually(condition func() error) {
 	if err := eventually(h.t.Context(), condition); err != nil {
 		h.t.Fatalf("%v; logs are in %s", err, h.cluster.dir)
 	}
+}
+
+// replaceKubeProxy changes over from the labelled to all other Services: the control plane moves to the nodes' own network, and a
+// Service without the label is forwarded.
+func (h helm) replaceKubeProxy(s *service) {
+	h.t.Helper()
+	h.must("upgrade", release, h.chart(), "--namespace", containersNamespace, "--reuse-values",
+		"--set", "mode=replace", "--set", "controlPlane.replicas=2")
+	pods := s.awaitPods(1)
+	for i, client := range h.clients {
+		s.answers(client, s.clusterIP(), pods)
+		s.answers(h.nodes[i].Host, s.clusterIP(), pods)
+	}
+	h.eventually(func() error {
+		replicas := h.pods("control-plane")
+		for _, p := range replicas {
+			if !slices.ContainsFunc(h.nodes, func(n *lab.Node) bool { return n.IPv4.String() == p.Status.PodIP }) {
+				return fmt.Errorf("the address of %s is %s, want a node's", p.Name, p.Status.PodIP)
+			}
+		}
+		if len(replicas) != 2 {
+			return fmt.Errorf("%d replicas, want 2: %s", len(replicas), podNames(replicas))
+		}
+		return nil
+	})
 }
 
 // underLoad runs helm while the Service is asked from each node, on new connections and on ones that stay. The Envoys that

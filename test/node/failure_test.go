@@ -67,6 +67,14 @@ func TestWithoutControlPlane(t *testing.T) {
 		}
 		return err
 	})
+	t.Cleanup(func() {
+		if c.fleet.Serve().Ended() == nil {
+			return
+		}
+		if err := c.fleet.StartServe(); err != nil { // The other tests need one, also if this one has failed.
+			t.Error(err)
+		}
+	})
 	c.fleet.Serve().Kill()
 	c.fleet.Agent(n.Name).Kill()
 	for _, proxy := range c.fleet.Proxies(n.Name) {

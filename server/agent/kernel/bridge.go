@@ -43,8 +43,8 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 	for _, b := range bridges {
 		// The bridge's own set, since not every kernel can match the bridge that a frame crosses.
 		set4, set6 := b.Name+"-4", b.Name+"-6"
-		tx.Add(&knftables.Set{Name: set4, Type: "ipv4_addr . inet_proto . inet_service"})
-		tx.Add(&knftables.Set{Name: set6, Type: "ipv6_addr . inet_proto . inet_service"})
+		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
+		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
 		for _, e := range b.Endpoints {
 			set := set4
 			if e.AddrPort.Addr().Is6() {

@@ -23,38 +23,49 @@ type chain struct {
 	rules    []string
 }
 
-// mapTypes are the maps and their types. Frontends alone change while nothing else does.
+// mapTypes are the maps and the expressions that give them their types. Frontends alone change while nothing else does.
+//
+// Every map and set of the table is declared by typeof, and no verdict map is anonymous: what nft 1.1 stores beside the
+// others makes the nft 1.0.6 of Debian 12 crash when it lists them, and with it a kube-proxy in nftables mode whose image
+// has that one.
 var mapTypes = map[string]string{
-	mapName(incoming, false, false): "ipv4_addr . inet_proto . inet_service : verdict",
-	mapName(incoming, false, true):  "ipv6_addr . inet_proto . inet_service : verdict",
-	mapName(incoming, true, false):  "inet_proto . inet_service : verdict",
-	mapName(incoming, true, true):   "inet_proto . inet_service : verdict",
-	mapName(own, false, false):      "ipv4_addr . inet_proto . inet_service : verdict",
-	mapName(own, false, true):       "ipv6_addr . inet_proto . inet_service : verdict",
-	mapName(own, true, false):       "inet_proto . inet_service : verdict",
-	mapName(own, true, true):        "inet_proto . inet_service : verdict",
-	mapName(aliasMap, false, false): "ipv4_addr . inet_proto . inet_service : ipv4_addr",
-	mapName(aliasMap, false, true):  "ipv6_addr . inet_proto . inet_service : ipv6_addr",
+	mapName(incoming, false, false): "ip daddr . meta l4proto . th dport : verdict",
+	mapName(incoming, false, true):  "ip6 daddr . meta l4proto . th dport : verdict",
+	mapName(incoming, true, false):  "meta l4proto . th dport : verdict",
+	mapName(incoming, true, true):   "meta l4proto . th dport : verdict",
+	mapName(own, false, false):      "ip daddr . meta l4proto . th dport : verdict",
+	mapName(own, false, true):       "ip6 daddr . meta l4proto . th dport : verdict",
+	mapName(own, true, false):       "meta l4proto . th dport : verdict",
+	mapName(own, true, true):        "meta l4proto . th dport : verdict",
+	mapName(aliasMap, false, false): "ip daddr . meta l4proto . th dport : ip daddr",
+	mapName(aliasMap, false, true):  "ip6 daddr . meta l4proto . th dport : ip6 daddr",
 }
+
+// The maps of the living generations: from a connection's mark to its veth's chain, and from the veth by which Envoy sends.
+const (
+	markMap = "marks"
+	vethMap = "veths"
+)
+
+// generationMaps are the types of the maps that addChains fills.
+var generationMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
 
 // addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
 // address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
 func addMaps(tx *knftables.Transaction) {
 	for name, kind := range mapTypes {
-		tx.Add(&knftables.Map{Name: name, Type: kind})
+		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
 		tx.Flush(&knftables.Map{Name: name})
 	}
-	for _, ipv6 := range []bool{false, true} {
-		kind := "ipv4_addr"
-		if ipv6 {
-			kind = "ipv6_addr"
-		}
-		tx.Add(&knftables.Set{Name: mapName(clusterIPSet, false, ipv6), Type: kind})
-		tx.Flush(&knftables.Set{Name: mapName(clusterIPSet, false, ipv6)})
+	for name, kind := range generationMaps {
+		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
 	}
-	for family, kind := range map[string]string{"4": "ipv4_addr . ipv4_addr", "6": "ipv6_addr . ipv6_addr"} {
+	for _, ipv6 := range []bool{false, true} {
+		set := &knftables.Set{Name: mapName(clusterIPSet, false, ipv6), TypeOf: ip(ipv6) + " daddr"}
+		tx.Add(set)
+		tx.Flush(set)
 		tx.Add(&knftables.Set{
-			Name: "callers" + family, Type: kind, Flags: []knftables.SetFlag{knftables.DynamicFlag},
+			Name: mapName(callerSet, false, ipv6), TypeOf: fmt.Sprintf("%s saddr . %[1]s daddr", ip(ipv6)), Flags: []knftables.SetFlag{knftables.DynamicFlag},
 			Timeout: knftables.PtrTo(time.Minute), Size: knftables.PtrTo[uint64](65_535),
 		})
 	}
@@ -71,9 +82,25 @@ func (t *Table) addChains(tx *knftables.Transaction) {
 		tx.Add(nft)
 		tx.Flush(nft)
 	}
+	t.addGenerations(tx)
 	for _, c := range chains {
 		for _, r := range c.rules {
 			tx.Add(&knftables.Rule{Chain: c.name, Rule: r})
+		}
+	}
+}
+
+// addGenerations fills the maps of the living generations anew.
+func (t *Table) addGenerations(tx *knftables.Transaction) {
+	for name := range generationMaps {
+		tx.Flush(&knftables.Map{Name: name})
+	}
+	for _, id := range t.generations.Live {
+		for _, class := range generation.Classes {
+			tx.Add(&knftables.Element{Map: markMap, Key: []string{fmt.Sprintf("%#x", t.config.Mark(id, class))}, Value: []string{goTo(resumeName(id, class))}})
+		}
+		for _, class := range senders {
+			tx.Add(&knftables.Element{Map: vethMap, Key: []string{generation.LinkName(id, class)}, Value: []string{goTo(sentName(id, class))}})
 		}
 	}
 }
@@ -85,7 +112,7 @@ func (t *Table) chains() []chain {
 		all = append(all, t.generationChains(id)...)
 	}
 	return append(all, t.lookups(incoming), t.lookups(own), t.prerouting(), t.output(), t.natPrerouting("nat-prerouting", knftables.PreroutingHook),
-		t.natPrerouting("nat-output", knftables.OutputHook), t.natInput(), t.natPostrouting())
+		t.natPrerouting("nat-output", knftables.OutputHook), t.natInput(), t.natToEnvoy(), t.natPostrouting())
 }
 
 // verdictChains returns the chains that a frontend's lookup ends in.
@@ -159,24 +186,20 @@ func (t *Table) setMark(mark string, id generation.ID, class frontendpb.Class) s
 // A UDP flow moves to a new Envoy with the next datagram of its client. The kernel remembers a flow long after its last
 // datagram, and another client may have its port by then: kept by their marks, flows would be lost when the old Envoy goes.
 func (t *Table) established(lookups string) []string {
-	var live, current []string
-	for _, id := range t.generations.Live {
-		for _, class := range generation.Classes {
-			live = append(live, fmt.Sprintf("%#x : goto %s", t.config.Mark(id, class), resumeName(id, class)))
-		}
-	}
+	var current []string
 	for _, class := range generation.Classes {
 		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.generations.Current, class)))
 	}
-	rules := []string{fmt.Sprintf("meta l4proto udp ct direction original ct mark and %#x != { %s } goto %s", t.config.Mask, strings.Join(current, ", "), lookups)}
-	if len(live) > 0 {
-		rules = append(rules, fmt.Sprintf("ct mark and %#x vmap { %s }", t.config.Mask, strings.Join(live, ", ")))
-	}
-	return append(rules,
+	return []string{
+		// An answer to the node, or to a pod, from a port that is also a NodePort's.
+		fmt.Sprintf("ct direction reply ct mark and %#x == 0 accept", t.config.Mask),
+		fmt.Sprintf("meta l4proto udp ct direction original ct mark and %#x != { %s } goto %s", t.config.Mask, strings.Join(current, ", "), lookups),
+		fmt.Sprintf("ct mark and %#x vmap @%s", t.config.Mask, markMap),
 		// Its Envoy is gone: the peers learn at once.
 		fmt.Sprintf("ct mark and %#x != 0 meta l4proto tcp reject with tcp reset", t.config.Mask),
 		"meta l4proto tcp ct state established,related accept",
-		goTo(lookups))
+		goTo(lookups),
+	}
 }
 
 // lookups find the frontend that a packet is addressed to. A cluster IP is nobody else's, so what is sent to a port that its
@@ -197,15 +220,7 @@ func (t *Table) lookups(prefix string) chain {
 
 func (t *Table) prerouting() chain {
 	c := chain{name: "prerouting", kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: knftables.ManglePriority}
-	var veths []string
-	for _, id := range t.generations.Live {
-		for _, class := range senders {
-			veths = append(veths, fmt.Sprintf("%q : goto %s", generation.LinkName(id, class), sentName(id, class)))
-		}
-	}
-	if len(veths) > 0 {
-		c.rules = append(c.rules, fmt.Sprintf("iifname vmap { %s }", strings.Join(veths, ", ")))
-	}
+	c.rules = append(c.rules, "iifname vmap @"+vethMap)
 	c.rules = append(c.rules, t.established("lookup-"+incoming)...)
 	return c
 }
@@ -255,8 +270,23 @@ func (t *Table) natPostrouting() chain {
 	}
 	c.rules = append(c.rules, fmt.Sprintf("iifname { %s } masquerade fully-random", t.veths(frontendpb.Class_MASQ)))
 	for _, ipv6 := range []bool{false, true} {
-		c.rules = append(c.rules, fmt.Sprintf("iifname { %s } %s saddr . %s daddr @callers%s masquerade fully-random",
-			t.veths(frontendpb.Class_KEEP), ip(ipv6), ip(ipv6), map[bool]string{false: "4", true: "6"}[ipv6]))
+		c.rules = append(c.rules, fmt.Sprintf("iifname { %s } %s saddr . %[2]s daddr @%s masquerade fully-random",
+			t.veths(frontendpb.Class_KEEP), ip(ipv6), mapName(callerSet, false, ipv6)))
+	}
+	return c
+}
+
+// natToEnvoy decides the source of what goes to Envoy. It comes before the chains of others: a CNI that masquerades what
+// pods send out of the pod network takes a cluster IP for an address out there. A source NAT to the packet's own source
+// changes nothing, and the kernel asks no later chain.
+func (t *Table) natToEnvoy() chain {
+	c := chain{name: "nat-to-envoy", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority + " - 10"}
+	for _, class := range []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_EXTERNAL} {
+		for _, ipv6 := range []bool{false, true} {
+			if veths := t.veths(class); veths != "" {
+				c.rules = append(c.rules, fmt.Sprintf("oifname { %s } snat %s to %[2]s saddr", veths, ip(ipv6)))
+			}
+		}
 	}
 	// Envoy sends datagrams on under the source that they came with, which must be one that leads back to its namespace.
 	for _, id := range t.generations.Live {

@@ -24,6 +24,9 @@ const (
 
 	// clusterIPSet is the set of cluster IPs, whose other ports are refused.
 	clusterIPSet = "cluster-ips"
+
+	// callerSet is the set of pairs of a caller's address with itself, see addMaps.
+	callerSet = "callers"
 )
 
 // mapName returns the name of a map.

@@ -230,7 +230,7 @@ func (t *Table) Intact(ctx context.Context) bool {
 		}
 	}
 	found, err := t.nft.List(ctx, "maps")
-	return err == nil && len(found) >= len(mapTypes)
+	return err == nil && len(found) >= len(mapTypes)+len(generationMaps)
 }
 
 // Remove deletes the table from the kernel. That it is not there is no error.

@@ -51,8 +51,12 @@ type Config struct {
 	User     int    // Whom Envoy runs as, beside root the only one that the sockets are for.
 	Admin    string // Address of health, metrics and status; empty for none.
 
-	Generation        generation.Config
-	PodCIDRs          []netip.Prefix // Sources that count as pods; empty: those that the Node object names.
+	Generation generation.Config
+	// Who counts as a pod of this node: by source, and by the link that packets come by, whose name may end in * for the rest
+	// of it. If both are empty, the sources that the Node object names, and those behind links that lead to pods.
+	PodCIDRs      []netip.Prefix
+	PodInterfaces []string
+
 	NodePortAddresses []netip.Prefix // NodePorts are served on the node's addresses in these; empty: on the Node's first address of each family.
 
 	Traces  trace.TracerProvider // Nil means none.

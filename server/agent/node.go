@@ -35,6 +35,9 @@ type node struct {
 	moved     bool              // The node's addresses or pods may be others than when the listeners were made.
 	aliases   aliases
 	bridged   bridged
+
+	podLinks  []string       // The links that lead to pods, see podLinks.
+	podRoutes []netip.Prefix // Where those lead to beyond the prefixes that are known to be pods'.
 }
 
 func newNode(config Config, log *slog.Logger) *node {
@@ -143,7 +146,7 @@ func (n *node) listeners(units, breaking map[string]cache.Unit) {
 		return
 	}
 	n.moved = false
-	now := shape{n.pods(), n.aliases.find(n.frontends)}
+	now := shape{slices.Concat(n.pods(), n.podRoutes), n.aliases.find(n.frontends)}
 	same := n.shaped.aliases != nil && slices.Equal(now.pods, n.shaped.pods) && slices.Equal(now.aliases, n.shaped.aliases)
 	n.shaped = now
 	if !same {
@@ -188,12 +191,45 @@ func (n *node) apply(table *kernel.Table) {
 
 // kernelNode returns what the kernel's table needs to know of the node.
 func (n *node) kernelNode() kernel.Node {
-	return kernel.Node{Addresses: n.nodePortAddresses(), Pods: n.pods(), Aliases: n.shaped.aliases}
+	return kernel.Node{
+		Addresses: n.nodePortAddresses(), Aliases: n.shaped.aliases,
+		Pods: n.pods(), PodLinks: n.podLinks, PodInterfaces: n.config.PodInterfaces,
+	}
 }
 
-// pods returns the sources that count as pods.
+// findPodLinks looks which links lead to pods, unless it is configured who is one.
+func (n *node) findPodLinks() {
+	if n.podsConfigured() {
+		return
+	}
+	links, err := podLinks(n.addresses())
+	if err != nil {
+		n.log.Error("cannot see which links lead to pods", "error", err)
+		return
+	}
+	routes, err := routesBy(links)
+	if err != nil {
+		n.log.Error("cannot see where the pods' links lead to", "error", err)
+		return
+	}
+	n.podLinks = links
+	known := n.pods()
+	routes = slices.DeleteFunc(routes, func(r netip.Prefix) bool {
+		return slices.ContainsFunc(known, func(p netip.Prefix) bool { return p.Bits() <= r.Bits() && p.Contains(r.Addr()) })
+	})
+	if !slices.Equal(routes, n.podRoutes) {
+		n.podRoutes, n.moved = routes, true
+	}
+}
+
+// podsConfigured reports whether the agent is told who is a pod, rather than having to find out.
+func (n *node) podsConfigured() bool {
+	return len(n.config.PodCIDRs)+len(n.config.PodInterfaces) > 0
+}
+
+// pods returns the sources that count as pods: kube-proxy's mode NodeCIDR, unless another is configured.
 func (n *node) pods() []netip.Prefix {
-	if len(n.config.PodCIDRs) > 0 {
+	if n.podsConfigured() {
 		return n.config.PodCIDRs
 	}
 	var prefixes []netip.Prefix

@@ -113,6 +113,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.acked:
 		case <-o.links:
 			o.generations.inspect()
+			o.findPods()
 			o.repairBridges(ctx)
 		case <-o.disturbed:
 			if !o.table.Intact(ctx) {
@@ -136,6 +137,12 @@ func (o *owner) inspect() {
 	o.generations.inspect()
 	o.generations.repair()
 	o.node.moved = true // An address may have come or gone.
+	o.findPods()
+}
+
+// findPods takes in which pods have come or gone, as far as the kernel and Envoy have to know.
+func (o *owner) findPods() {
+	o.node.findPodLinks()
 	units := map[string]cache.Unit{}
 	if o.hold == nil {
 		o.node.listeners(units, units)
@@ -159,6 +166,7 @@ func (o *owner) start() error {
 			o.node.set(typeURL, r, o.hold.units)
 		}
 	}
+	o.node.findPodLinks()
 	o.node.listeners(o.hold.units, o.change.breaking)
 	return nil
 }
@@ -221,6 +229,9 @@ func (o *owner) take(ctx context.Context, u upstream.Update) {
 		default:
 			more = false
 		}
+	}
+	if o.node.moved {
+		o.node.findPodLinks() // The node's addresses tell its uplinks.
 	}
 	o.node.listeners(units, c.breaking)
 	for id := range units {

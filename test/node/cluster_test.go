@@ -178,7 +178,7 @@ func (c *cluster) addPair(cni lab.CNI) error {
 			return err
 		}
 		c.nodes, p.nodes[i] = append(c.nodes, n), n
-		if err := n.Do(unlimitedICMP); err != nil {
+		if err := errors.Join(n.Do(unlimitedICMP), masquerade(n)); err != nil {
 			return err
 		}
 		if p.servers[i], err = n.AddPod("server-"+name, 0); err != nil {

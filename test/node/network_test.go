@@ -54,6 +54,25 @@ func network(n *lab.Node) (string, error) {
 	return strings.Join(lines, "\n"), err
 }
 
+// masquerade does to what the node's pods send out of the cluster's networks what most CNIs do. Cluster IPs are in none of
+// those networks.
+func masquerade(n *lab.Node) error {
+	return n.Do(func() error {
+		nft := exec.Command("nft", "-f", "-")
+		nft.Stdin = strings.NewReader(fmt.Sprintf(`table inet cni {
+			chain postrouting {
+				type nat hook postrouting priority srcnat; policy accept;
+				ip saddr %s ip daddr != { 10.244.0.0/16, %s/16 } masquerade
+				ip6 saddr %s ip6 daddr != { fd00:10:244::/48, %s/64 } masquerade
+			}
+		}`, n.PodCIDR4, n.IPv4, n.PodCIDR6, n.IPv6))
+		if out, err := nft.CombinedOutput(); err != nil {
+			return fmt.Errorf("masquerade on %s: %w: %s", n.Name, err, out)
+		}
+		return nil
+	})
+}
+
 // run runs a program in a node's network and returns what it printed.
 func run(t *testing.T, n *lab.Node, name string, args ...string) string {
 	t.Helper()

@@ -168,14 +168,17 @@ func (s *service) slice(family corev1.IPFamily, hostNetwork bool) *discoveryv1.E
 	return o
 }
 
-// nodeObjects returns the Node objects of the cluster's nodes.
+// nodeObjects returns the Node objects of the cluster's nodes. The second of each pair does not name its pods' addresses,
+// as where a cloud or the CNI itself gives them out: its agent has to find out who is a pod.
 func (c *cluster) nodeObjects() []runtime.Object {
 	var all []runtime.Object
-	for _, n := range c.nodes {
+	for i, n := range c.nodes {
 		o := &corev1.Node{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 			ObjectMeta: metav1.ObjectMeta{Name: n.Name},
-			Spec:       corev1.NodeSpec{PodCIDR: n.PodCIDR4.String(), PodCIDRs: []string{n.PodCIDR4.String(), n.PodCIDR6.String()}},
+		}
+		if i%2 == 0 {
+			o.Spec = corev1.NodeSpec{PodCIDR: n.PodCIDR4.String(), PodCIDRs: []string{n.PodCIDR4.String(), n.PodCIDR6.String()}}
 		}
 		for _, family := range families {
 			o.Status.Addresses = append(o.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addressOf(n.Host, family).String()})

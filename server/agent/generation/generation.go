@@ -83,6 +83,18 @@ func LinkName(id ID, class frontendpb.Class) string {
 	return "fl" + strconv.Itoa(int(id)) + ClassName(class)[:1]
 }
 
+// IsLink reports whether a link of the host's has the name of a generation's.
+func IsLink(name string) bool {
+	for _, class := range Classes {
+		for id := ID(1); id <= MaxID; id++ {
+			if LinkName(id, class) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // parseLinkName is the reverse of LinkName for the veth of class keep, which exists if and only if the generation does.
 func parseLinkName(name string) (ID, bool) {
 	number, ok := strings.CutSuffix(strings.TrimPrefix(name, "fl"), "k")

@@ -5,11 +5,10 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
-// Watch sends to changed whenever a generation's veth disappeared, which it does when its Envoy has died, or a bridge is
-// another than before, until ctx ends. changed needs room for one; what is already told is not told again.
+// Watch sends to changed whenever a veth appeared or disappeared, as a generation's does when its Envoy has died and a pod's
+// with the pod, or a bridge is another than before, until ctx ends. changed needs room for one; what is already told is not told again.
 func Watch(ctx context.Context, changed chan<- struct{}) error {
 	updates := make(chan netlink.LinkUpdate)
 	lost := make(chan struct{}, 1)
@@ -26,8 +25,7 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 				}
 				return fmt.Errorf("watch links: the kernel ended the subscription")
 			}
-			_, ours := parseLinkName(u.Attrs().Name)
-			if ours && u.Header.Type == unix.RTM_DELLINK || u.Type() == "bridge" {
+			if u.Type() == "veth" || u.Type() == "bridge" {
 				tell(changed)
 			}
 		case <-lost:

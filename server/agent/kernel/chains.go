@@ -133,10 +133,8 @@ func (t *Table) verdictChains() []chain {
 		chain{name: drop, rules: []string{count(counterDropped) + " drop"}})
 	for _, o := range origins {
 		c := chain{name: byOrigin(o[0], o[1])}
-		for _, ipv6 := range []bool{false, true} {
-			if pods := prefixesOf(t.node.Pods, ipv6); len(pods) > 0 {
-				c.rules = append(c.rules, fmt.Sprintf("%s saddr { %s } goto %s", ip(ipv6), strings.Join(pods, ", "), o[0]))
-			}
+		for _, match := range t.fromPods() {
+			c.rules = append(c.rules, match+" "+goTo(o[0]))
 		}
 		c.rules = append(c.rules, goTo(o[1]))
 		all = append(all, c)
@@ -317,15 +315,15 @@ func (t *Table) addresses(ipv6 bool) string {
 	return strings.Join(list, ", ")
 }
 
-// prefixesOf returns the prefixes of a family.
-func prefixesOf(prefixes []netip.Prefix, ipv6 bool) []string {
+// prefixesOf returns the prefixes of a family, separated by commas.
+func prefixesOf(prefixes []netip.Prefix, ipv6 bool) string {
 	var list []string
 	for _, p := range prefixes {
 		if p.Addr().Is6() == ipv6 {
 			list = append(list, p.Masked().String())
 		}
 	}
-	return list
+	return strings.Join(list, ", ")
 }
 
 // ip returns the keyword of a family.

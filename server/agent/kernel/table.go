@@ -25,9 +25,13 @@ const TableName = "fairlead"
 
 // Node is what the table knows of the node.
 type Node struct {
-	Addresses []netip.Addr   // Those that NodePorts are served on, the preferred first of each family.
-	Pods      []netip.Prefix // Sources that count as pods. Everybody else is outside.
-	Aliases   []envoy.Alias  // Of the node's own addresses that are frontends' addresses, too.
+	Addresses []netip.Addr  // Those that NodePorts are served on, the preferred first of each family.
+	Aliases   []envoy.Alias // Of the node's own addresses that are frontends' addresses, too.
+
+	// Who counts as a pod of this node: whom any of these three names. Everybody else is outside.
+	Pods          []netip.Prefix // By source.
+	PodLinks      []string       // By the link, if the node also routes the source back by it.
+	PodInterfaces []string       // By the link alone; a name, or the beginning of names with a * behind it.
 }
 
 // Generations are the Envoys of the node.
@@ -47,6 +51,7 @@ type Table struct {
 	changed     map[string]bool // Names of frontends that differ from what the kernel has.
 
 	applied  map[string][]element // By frontend's name; what the kernel has.
+	podLinks []string             // That the kernel has.
 	static   bool                 // The kernel has the chains of node and generations.
 	complete bool                 // The kernel has the table at all.
 }
@@ -81,7 +86,7 @@ func (t *Table) SetNode(n Node) {
 			t.changed[name] = true
 		}
 	}
-	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) {
+	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) || !slices.Equal(n.PodInterfaces, t.node.PodInterfaces) {
 		t.static = false
 	}
 	t.node = n
@@ -98,7 +103,9 @@ func (t *Table) SetGenerations(g Generations) {
 func (t *Table) Forget() { t.complete = false }
 
 // Dirty reports whether a Commit has anything to do.
-func (t *Table) Dirty() bool { return !t.complete || !t.static || len(t.changed) > 0 }
+func (t *Table) Dirty() bool {
+	return !t.complete || !t.static || len(t.changed) > 0 || !slices.Equal(t.podLinks, t.node.PodLinks)
+}
 
 // Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
 // error the kernel has the old one, and the next Commit writes the table anew.
@@ -124,7 +131,7 @@ func (t *Table) Commit(ctx context.Context) error {
 		t.applied = next
 	}
 	clear(t.changed)
-	t.complete, t.static = true, true
+	t.complete, t.static, t.podLinks = true, true, t.node.PodLinks
 	return forgetFlows(stale)
 }
 
@@ -141,6 +148,7 @@ func (t *Table) write(ctx context.Context, replace bool) (next map[string][]elem
 		addMaps(tx)
 		addCounters(tx)
 	}
+	t.addPodLinks(tx)
 	if !t.complete || !t.static {
 		t.addChains(tx)
 	}

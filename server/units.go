@@ -57,7 +57,7 @@ type nodeUnit struct {
 
 // newNodeUnit renders a node.
 func newNodeUnit(n *model.Node) (nodeUnit, error) {
-	pb := &frontendpb.Node{Zone: n.Zone}
+	pb := &frontendpb.Node{Zone: n.Zone, Ineligible: n.Ineligible}
 	for _, a := range n.Addresses {
 		pb.Addresses = append(pb.Addresses, a.AsSlice())
 	}

@@ -27,7 +27,7 @@ const (
 )
 
 func newAgentCommand() *cobra.Command {
-	config := agent.Config{Generation: generation.DefaultConfig()}
+	config := agent.Config{Generation: generation.DefaultConfig(), Conntrack: agent.DefaultConntrack()}
 	var (
 		log                logFlags
 		proof              clientIdentityFlags
@@ -67,6 +67,8 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&config.Admin, "admin", "127.0.0.1:19001", "Address of health, metrics and status; empty for none.")
+	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the node answers /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
+	addConntrackFlags(flags, &config.Conntrack)
 	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents built on this node, and exit.")
 	flags.Uint32Var(&config.Generation.Mask, "mark-mask", config.Generation.Mask, "Six adjacent bits of packet marks that nothing else on the node uses.")
 	flags.StringVar(&config.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of this node; by default $NODE_NAME.")
@@ -83,6 +85,14 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	log.add(flags)
 	proof.add(flags)
 	return cmd
+}
+
+// addConntrackFlags declares what kube-proxy has flags of the same names for.
+func addConntrackFlags(flags *pflag.FlagSet, c *agent.Conntrack) {
+	flags.IntVar(&c.MaxPerCore, "conntrack-max-per-core", c.MaxPerCore, "Connections that the kernel can track, for each core; 0 leaves the limit alone.")
+	flags.IntVar(&c.Min, "conntrack-min", c.Min, "Connections that the kernel can track at least, whatever --conntrack-max-per-core.")
+	flags.DurationVar(&c.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", c.TCPEstablishedTimeout, "After which the kernel forgets an idle TCP connection; 0 leaves it alone.")
+	flags.DurationVar(&c.TCPCloseWaitTimeout, "conntrack-tcp-timeout-close-wait", c.TCPCloseWaitTimeout, "After which the kernel forgets a TCP connection that only one side has closed; 0 leaves it alone.")
 }
 
 // agentClusterFlags say what an agent asks the API server.

@@ -50,8 +50,10 @@ type Config struct {
 	RunDir   string // Where the unix sockets are.
 	User     int    // Whom Envoy runs as, beside root the only one that the sockets are for.
 	Admin    string // Address of health, metrics and status; empty for none.
+	Healthz  string // Address at which the node answers for its health as kube-proxy does; empty for none.
 
 	Generation generation.Config
+	Conntrack  Conntrack
 	// Who counts as a pod of this node: by source, and by the link that packets come by, whose name may end in * for the rest
 	// of it. If both are empty, the sources that the Node object names, and those behind links that lead to pods.
 	PodCIDRs      []netip.Prefix
@@ -179,6 +181,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 // serve runs all parts until ctx ends or one fails.
 func (a *Agent) serve(ctx context.Context) error {
+	if err := a.config.Conntrack.apply(); err != nil {
+		a.log.Warn("connection tracking is not set as configured", "error", err)
+	}
 	proxies, err := listen(ProxySocket(a.config.RunDir), 0)
 	if err != nil {
 		return err
@@ -190,6 +195,11 @@ func (a *Agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if a.config.Admin != "" {
 		group.Go(func() error { return a.serveAdmin(ctx) })
+	}
+	if a.config.Healthz != "" {
+		group.Go(func() error {
+			return serveProxyHealth(ctx, a.config.Healthz, proxyHealthHandler(a.owner.status.Load), a.log)
+		})
 	}
 	group.Go(func() error { return proxy.Listen(ctx, proxies, a.owner.requests) })
 	group.Go(func() error { return a.xds.Serve(ctx, envoys) })

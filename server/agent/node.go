@@ -241,6 +241,21 @@ func (n *node) pods() []netip.Prefix {
 	return prefixes
 }
 
+// families returns the address families of the node, as kube-proxy writes them.
+func (n *node) families() []string {
+	var families []string
+	for _, a := range n.addresses() {
+		family := string(model.IPv4)
+		if a.Is6() {
+			family = string(model.IPv6)
+		}
+		if !slices.Contains(families, family) {
+			families = append(families, family)
+		}
+	}
+	return families
+}
+
 // addresses returns the addresses of the Node object, in its order.
 func (n *node) addresses() []netip.Addr {
 	var addresses []netip.Addr

@@ -57,6 +57,9 @@ type owner struct {
 	hold   *hold   // Nil once the agent serves.
 	change *change // Being carried out; nil between changes.
 
+	updated  time.Time // When the kernel last took a change.
+	obstacle           // What others do to the node's Service traffic.
+
 	tracer      trace.Tracer
 	instruments *instruments
 	status      atomic.Pointer[Status] // For others to read.
@@ -125,7 +128,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.patience():
 		case <-o.held():
 		case <-inspect.C:
-			o.inspect()
+			o.inspect(ctx)
 			o.repairBridges(ctx)
 		}
 		o.proceed(ctx)
@@ -133,9 +136,10 @@ func (o *owner) run(ctx context.Context) error {
 }
 
 // inspect puts right what nothing tells of.
-func (o *owner) inspect() {
+func (o *owner) inspect(ctx context.Context) {
 	o.generations.inspect()
 	o.generations.repair()
+	o.look(ctx, o.table, o.log)
 	o.node.moved = true // An address may have come or gone.
 	o.findPods()
 }
@@ -280,6 +284,9 @@ func (o *owner) proceed(ctx context.Context) {
 		o.change = nil
 		o.finish(ctx, c, err)
 	}
+	if err == nil {
+		err = o.obstacle.error()
+	}
 	o.note(err)
 }
 
@@ -289,6 +296,9 @@ func (o *owner) finish(ctx context.Context, c *change, err error) {
 		o.cache.Publish(cache.Update{Units: c.breaking})
 	}
 	c.span.end(err)
+	if err == nil {
+		o.updated = time.Now()
+	}
 	if err == nil && len(c.updates) > 0 {
 		o.instruments.program.Record(ctx, time.Since(c.began).Seconds())
 	}
@@ -356,9 +366,13 @@ func (o *owner) commit(ctx context.Context) error {
 	}
 	o.table.SetNode(o.node.kernelNode())
 	o.table.SetGenerations(o.generations.kernel())
+	changed := o.table.Dirty()
 	if err := o.table.Commit(ctx); err != nil && ctx.Err() == nil {
 		o.log.Error("the kernel's table is not up to date", "error", err)
 		return err
+	}
+	if changed && o.looked {
+		o.look(ctx, o.table, o.log)
 	}
 	return nil
 }

@@ -30,6 +30,12 @@ type Status struct {
 	Upstream    upstream.Status      `json:"upstream"`    // The stream from the control plane.
 	Envoys      []cache.StreamStatus `json:"envoys"`      // The streams to the Envoys.
 	Since       time.Time            `json:"since"`       // When this state was reached.
+
+	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the kernel last took a change; zero: never.
+	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none does.
+
+	eligible bool     // Load balancers may send new connections to the node.
+	families []string // Of the node's addresses, as kube-proxy writes them.
 }
 
 // note makes the owner's state visible to others.
@@ -40,6 +46,10 @@ func (o *owner) note(err error) {
 	}
 	if err != nil {
 		s.Error = err.Error()
+	}
+	s.LastUpdated, s.eligible, s.families = o.updated, o.node.self != nil && !o.node.self.GetIneligible(), o.node.families()
+	if o.change != nil {
+		s.Pending = o.change.began
 	}
 	o.status.Store(s)
 }

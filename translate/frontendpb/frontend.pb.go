@@ -298,6 +298,7 @@ type Node struct {
 	Addresses     [][]byte               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"` // InternalIPs first, in the order of the Node object; 4 or 16 bytes each.
 	PodCidrs      []string               `protobuf:"bytes,2,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
 	Zone          string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	Ineligible    bool                   `protobuf:"varint,4,opt,name=ineligible,proto3" json:"ineligible,omitempty"` // It is being deleted, or marked for it: load balancers should send it nothing new.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +354,13 @@ func (x *Node) GetZone() string {
 	return ""
 }
 
+func (x *Node) GetIneligible() bool {
+	if x != nil {
+		return x.Ineligible
+	}
+	return false
+}
+
 var File_translate_frontendpb_frontend_proto protoreflect.FileDescriptor
 
 const file_translate_frontendpb_frontend_proto_rawDesc = "" +
@@ -370,11 +378,14 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"\aservice\x18\x06 \x01(\tR\aservice\x12$\n" +
 	"\x03pod\x18\a \x01(\v2\x12.fairlead.v1.RouteR\x03pod\x12&\n" +
 	"\x04node\x18\b \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
-	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\"U\n" +
+	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\"u\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
-	"\x04zone\x18\x03 \x01(\tR\x04zone*E\n" +
+	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1e\n" +
+	"\n" +
+	"ineligible\x18\x04 \x01(\bR\n" +
+	"ineligible*E\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aFORWARD\x10\x01\x12\n" +

@@ -3,11 +3,16 @@ package kube
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
+
+// toBeDeleted is the taint by which the cluster autoscaler marks a node that it is about to remove. A node that is merely
+// cordoned is still eligible.
+const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
 // node reads a Node.
 func node(n *corev1.Node) model.Object {
@@ -20,7 +25,9 @@ func node(n *corev1.Node) model.Object {
 			Zone:      n.Labels[corev1.LabelTopologyZone],
 			Addresses: nodeAddresses(n, rep),
 			PodCIDRs:  podCIDRs(n, rep),
-			Change:    changeOf(key, n),
+			Ineligible: !n.DeletionTimestamp.IsZero() ||
+				slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeleted }),
+			Change: changeOf(key, n),
 		}
 	}
 	o.Problems = rep.list()

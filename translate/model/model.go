@@ -156,6 +156,7 @@ type Node struct {
 	Name, Zone string
 	Addresses  []netip.Addr // InternalIPs, then ExternalIPs, in the object's order.
 	PodCIDRs   []netip.Prefix
+	Ineligible bool // It is being deleted, or marked for it: load balancers should send it nothing new.
 	Change     Change
 }
 

@@ -20,6 +20,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if kindIs "bool" .Values.controlPlane.hostNetwork }}{{ .Values.controlPlane.hostNetwork }}{{ else }}{{ eq .Values.mode "replace" }}{{ end }}
 {{- end }}
 
+{{/* Replicas of the control plane. In the nodes' network each needs a node of its own. */}}
+{{- define "fairlead.replicas" -}}
+{{- if .Values.controlPlane.replicas }}{{ .Values.controlPlane.replicas }}{{ else }}
+{{- $schedulable := 0 }}
+{{- range (lookup "v1" "Node" "" "").items }}{{ if not (.spec).unschedulable }}{{ $schedulable = add $schedulable 1 }}{{ end }}{{ end }}
+{{- if eq (int $schedulable) 1 }}1{{ else }}2{{ end }}
+{{- end }}
+{{- end }}
+
 {{/* The environment of what talks to the API server. It is found by these two variables, which a kubelet sets to the address
      of the Service "kubernetes". */}}
 {{- define "fairlead.env" -}}

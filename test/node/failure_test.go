@@ -154,9 +154,14 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// deleteTables deletes the node's nftables tables.
+// deleteTables deletes the node's nftables tables. The pod network, too, puts back what is its own.
 func deleteTables(t *testing.T, n *lab.Node) {
 	t.Helper()
+	defer func() {
+		if err := masquerade(n); err != nil {
+			t.Error(err)
+		}
+	}()
 	for line := range strings.Lines(run(t, n, "nft", "list", "tables")) {
 		run(t, n, "nft", append([]string{"delete"}, strings.Fields(line)...)...)
 	}

@@ -5,9 +5,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
-	"time"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -63,7 +63,9 @@ func walk(t *testing.T, random *rand.Rand) {
 		c.Publish(update)
 		if random.IntN(4) == 0 {
 			// Not a wait for anything: clients get a chance to be at every possible point.
-			<-time.After(time.Duration(random.IntN(300)) * time.Microsecond)
+			for range random.IntN(300) {
+				runtime.Gosched()
+			}
 		}
 	}
 	for _, n := range clients {

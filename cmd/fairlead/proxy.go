@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os/exec"
 	"time"
 
@@ -52,10 +53,14 @@ func newProxyDrainCommand() *cobra.Command {
 		Use:   "drain",
 		Short: "Wait until an Envoy that has been replaced has no connections any more",
 		Long: `Waits until no client has a connection or a UDP session through the Envoy, or for the given time at most.
-A container's preStop hook runs it: established connections stay with the Envoy that accepted them.`,
+A container's preStop hook runs it: established connections stay with the Envoy that accepted them. A proxy that still
+waits for its agent has nothing to drain.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e, err := proxy.FindEnvoy(process, user)
+			if errors.Is(err, proxy.ErrNotEnvoy) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net"
@@ -59,21 +60,29 @@ func (g *generations) adopt() error {
 	return nil
 }
 
-// join joins the namespace of a new Envoy to the node and returns what to start it with.
-func (g *generations) join(ns int, addresses []netip.Addr) ([]byte, error) {
+// join joins the namespace of a new Envoy to the node and returns its number.
+func (g *generations) join(ns int, addresses []netip.Addr) (generation.ID, error) {
 	g.inspect()
 	id := g.free()
 	if id == 0 {
-		return nil, fmt.Errorf("%d Envoys are still running on this node; wait for one to drain or stop one", len(g.live))
+		return 0, fmt.Errorf("%d Envoys are still running on this node; wait for one to drain or stop one", len(g.live))
 	}
 	if err := generation.Build(g.config.Generation, id, ns, generation.MTU(addresses)); err != nil {
-		return nil, err
+		return 0, err
 	}
 	g.last = id
 	g.live = append(g.live, id)
 	slices.Sort(g.live)
 	g.log.Info("an Envoy starts", "generation", id)
-	return Bootstrap(g.config.Node, g.config.RunDir, id).JSON()
+	return id, nil
+}
+
+// leave undoes join for an Envoy that will never start.
+func (g *generations) leave(id generation.ID) {
+	if err := generation.Remove(g.config.Generation, id); err != nil {
+		g.log.Error("cannot remove what was built for an Envoy that did not start", "generation", id, "error", err)
+	}
+	g.live = slices.DeleteFunc(g.live, func(l generation.ID) bool { return l == id })
 }
 
 // free returns a number that no living Envoy has, or 0.
@@ -130,15 +139,18 @@ func (g *generations) has(id generation.ID, seq uint64, applied applied) bool {
 	return true
 }
 
-// candidate returns the newest Envoy that could replace the current one, or 0.
+// candidate returns the newest Envoy if it is not the current one, or 0. Numbers are given out in turn, so the newest is the
+// first that lives going back from the last. That the very last has died must not keep the one before it waiting.
 func (g *generations) candidate() generation.ID {
-	if g.last != g.current && slices.Contains(g.live, g.last) {
-		return g.last
+	age := func(id generation.ID) generation.ID { return (g.last - id + generation.MaxID) % generation.MaxID }
+	if len(g.live) == 0 {
+		return 0
 	}
-	if g.current == 0 && len(g.live) > 0 {
-		return g.live[len(g.live)-1]
+	newest := slices.MinFunc(g.live, func(a, b generation.ID) int { return cmp.Compare(age(a), age(b)) })
+	if newest == g.current {
+		return 0
 	}
-	return 0
+	return newest
 }
 
 // promote makes a new Envoy the current one as soon as it has its resources and takes connections of every class.

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -377,20 +376,34 @@ func (o *owner) commit(ctx context.Context) error {
 	return nil
 }
 
-// join lets a new Envoy start.
+// join lets a new Envoy start. What was built for one that cannot, or whose proxy left meanwhile, is undone: it must not
+// take the place of an Envoy that lives.
 func (o *owner) join(ctx context.Context, r *proxy.Request) {
-	bootstrap, err := o.generations.join(int(r.Namespace.Fd()), o.node.addresses())
+	id, err := o.generations.join(int(r.Namespace.Fd()), o.node.addresses())
+	if err != nil {
+		o.refuse(r, err)
+		return
+	}
+	bootstrap, err := Bootstrap(o.config.Node, o.config.RunDir, id).JSON()
 	if err == nil {
 		// The table must know the generation's links before the first packet comes from them.
 		err = o.commit(ctx)
 	}
 	if err != nil {
-		o.log.Error("cannot start an Envoy", "error", err)
-		err = r.Refuse(err)
-	} else {
-		err = r.Accept(bootstrap)
+		o.generations.leave(id)
+		o.refuse(r, err)
+		return
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err := r.Accept(bootstrap); err != nil {
+		o.generations.leave(id)
+		o.log.Warn("a proxy left before it was answered", "generation", id, "error", err)
+	}
+}
+
+// refuse tells a proxy why its Envoy cannot start.
+func (o *owner) refuse(r *proxy.Request, why error) {
+	o.log.Error("cannot start an Envoy", "error", why)
+	if err := r.Refuse(why); err != nil {
 		o.log.Warn("a proxy left before it was answered", "error", err)
 	}
 }

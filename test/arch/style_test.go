@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"go/token"
 	"path"
 	"slices"
 	"strings"
@@ -30,6 +31,13 @@ var callRules = []rule{
 		applies: everywhere,
 		find:    func(s *source) []finding { return s.uses("time", "Sleep") },
 		example: example{"cache/x_test.go", "package cache\nimport \"time\"\nfunc f() { time.Sleep(1) }"},
+	},
+	{
+		name:    "no sleeping by another name",
+		why:     "a timer that nothing else is waited for beside is a sleep, which no context ends: put it in a select with the condition",
+		applies: everywhere,
+		find:    findLoneTimers,
+		example: example{"cache/x_test.go", "package cache\nimport \"time\"\nfunc f() { select { case <-time.After(1): } }"},
 	},
 	{
 		name:    "contexts come from the caller",
@@ -146,6 +154,37 @@ func findFunctions(s *source, judge func(*ast.FuncDecl) string) []finding {
 	return findNodes(s, func(n ast.Node) string {
 		if f, ok := n.(*ast.FuncDecl); ok {
 			return judge(f)
+		}
+		return ""
+	})
+}
+
+// findLoneTimers returns where the file receives from time.After or time.Tick other than as one of several cases of a select.
+func findLoneTimers(s *source) []finding {
+	timers := map[int]bool{} // Lines that name one; a receive from it starts on the same line.
+	for _, f := range s.uses("time", "After", "Tick") {
+		timers[f.line] = true
+	}
+	among := map[ast.Node]bool{}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		choice, ok := n.(*ast.SelectStmt)
+		if !ok || len(choice.Body.List) < 2 {
+			return true
+		}
+		for _, clause := range choice.Body.List {
+			if comm := clause.(*ast.CommClause).Comm; comm != nil {
+				ast.Inspect(comm, func(n ast.Node) bool { among[n] = true; return true })
+			}
+		}
+		return true
+	})
+	return findNodes(s, func(n ast.Node) string {
+		receive, ok := n.(*ast.UnaryExpr)
+		if !ok || receive.Op != token.ARROW || among[n] {
+			return ""
+		}
+		if _, ok := receive.X.(*ast.CallExpr); ok && timers[s.line(n)] {
+			return "a wait for a timer alone"
 		}
 		return ""
 	})

@@ -26,8 +26,12 @@ type Envoy struct {
 	client  *http.Client
 }
 
+// ErrNotEnvoy says that a process is not Envoy, or has not become it yet: a proxy that waits for its agent has no
+// connections, and takes none.
+var ErrNotEnvoy = errors.New("not Envoy, or not yet")
+
 // FindEnvoy finds the Envoy that a process has become. In a container that is process 1. Its command line says where its
-// admin interface is; until it has become Envoy there is an error. A user other than 0, the one that Envoy runs as, becomes
+// admin interface is; until it has become Envoy the error is ErrNotEnvoy. A user other than 0, the one that Envoy runs as, becomes
 // the calling process's: only that one and a root with all its rights can reach the socket.
 func FindEnvoy(process, user int) (*Envoy, error) {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(process) + "/cmdline")
@@ -36,7 +40,7 @@ func FindEnvoy(process, user int) (*Envoy, error) {
 	}
 	socket, err := adminSocket(strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00"))
 	if err != nil {
-		return nil, fmt.Errorf("process %d is not Envoy, or not yet: %w", process, err)
+		return nil, fmt.Errorf("process %d: %w", process, err)
 	}
 	if user != 0 {
 		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(user), syscall.Setuid(user)); err != nil {
@@ -53,7 +57,7 @@ func FindEnvoy(process, user int) (*Envoy, error) {
 func adminSocket(args []string) (string, error) {
 	i := slices.Index(args, bootstrapFlag)
 	if i < 0 || i+1 == len(args) {
-		return "", fmt.Errorf("no %s in its command line", bootstrapFlag)
+		return "", fmt.Errorf("%w: no %s in its command line", ErrNotEnvoy, bootstrapFlag)
 	}
 	var bootstrap struct {
 		Admin struct {

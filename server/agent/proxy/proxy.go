@@ -57,6 +57,9 @@ func Run(ctx context.Context, c Config) error {
 	if err := dropPrivileges(c.User); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("ended before it became Envoy: %w", ctx.Err())
+	}
 	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, arguments(c, bootstrap), os.Environ()))
 }
 
@@ -78,7 +81,8 @@ func arguments(c Config, bootstrap []byte) []string {
 }
 
 // join hands the calling thread's network namespace to the agent and returns the bootstrap, once the namespace is joined
-// to the node. It tries until the agent is there: the two start in any order.
+// to the node. It tries until the agent is there, since the two start in any order, or until ctx ends: a proxy that is
+// being ended must not become the Envoy that the node's new connections go to.
 func join(ctx context.Context, socket string, wait time.Duration) ([]byte, error) {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -86,12 +90,20 @@ func join(ctx context.Context, socket string, wait time.Duration) ([]byte, error
 	}
 	defer ns.Close()
 	start := time.Now()
+	again := time.NewTicker(tryAgain)
+	defer again.Stop()
 	for {
-		bootstrap, err := exchange(socket, ns)
-		if err == nil || (wait > 0 && time.Since(start) > wait) || !unreachable(err) {
+		bootstrap, err := exchange(ctx, socket, ns)
+		switch {
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("ended before the agent joined it to the node: %w", ctx.Err())
+		case err == nil, wait > 0 && time.Since(start) > wait, !unreachable(err):
 			return bootstrap, err
 		}
-		<-time.After(tryAgain)
+		select {
+		case <-ctx.Done():
+		case <-again.C:
+		}
 	}
 }
 
@@ -102,13 +114,16 @@ func unreachable(err error) bool {
 
 var errNoAnswer = errors.New("the agent closed the connection before it answered")
 
-// exchange is one try of join.
-func exchange(socket string, ns *os.File) ([]byte, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+// exchange is one try of join. It hangs up when ctx ends, by which the agent learns that nobody waits any more.
+func exchange(ctx context.Context, socket string, ns *os.File) ([]byte, error) {
+	dialled, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("reach the agent: %w", err)
 	}
+	conn := dialled.(*net.UnixConn)
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(ns.Fd())), nil); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}

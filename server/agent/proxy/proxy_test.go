@@ -106,3 +106,38 @@ func TestGarbage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A proxy that is told to end while it waits for its agent, or for the agent's answer, ends at once, and the agent's answer
+// fails: nobody is left who could become Envoy.
+func TestEndedWhileWaiting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	start := func() (end func() error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := join(ctx, path, 0)
+			done <- err
+		}()
+		return func() error {
+			cancel()
+			select {
+			case err := <-done:
+				return err
+			case <-time.After(10 * time.Second):
+				return errors.New("still waiting")
+			}
+		}
+	}
+	if err := start()(); !errors.Is(err, context.Canceled) {
+		t.Errorf("without an agent: %v", err)
+	}
+	requests := listenAt(t, path)
+	end := start()
+	r := <-requests
+	if err := end(); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the agent answered: %v", err)
+	}
+	if err := r.Accept([]byte("{}")); err == nil {
+		t.Error("the agent does not learn that the proxy has hung up")
+	}
+}

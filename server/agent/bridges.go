@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -19,7 +18,8 @@ import (
 type bridged struct {
 	seen  []kernel.BridgeEndpoint // Endpoints since the last look at the bridges.
 	known map[kernel.BridgeEndpoint]bool
-	table []kernel.Bridge // The bridges, without endpoints, that the kernel's table was written for.
+	stale bool            // The kernel's table lacks something of what is known.
+	table []kernel.Bridge // What the kernel's table was written for.
 }
 
 // add takes the endpoints of an assignment in.
@@ -43,62 +43,59 @@ func (b *bridged) add(r upstream.Resource) {
 }
 
 // bridges brings the table for pods on bridges up to date with the endpoints that were added. A node without such pods has
-// none.
+// none. After an error the next call tries again.
 func (n *node) bridges(ctx context.Context) error {
 	b := &n.bridged
-	if len(b.seen) == 0 {
+	if len(b.seen) == 0 && !b.stale {
 		return nil
 	}
 	bridges, subnets, err := hostBridges()
 	if err != nil {
 		return err
 	}
-	fresh := false
 	for _, e := range b.seen {
 		if bridgeOf(subnets, e) >= 0 && !b.known[e] {
-			b.known[e], fresh = true, true
+			b.known[e], b.stale = true, true
 		}
 	}
 	b.seen = nil
-	if !fresh {
+	if !b.stale {
 		return nil
 	}
-	return b.sync(ctx, bridges, subnets)
-}
-
-// repairBridges writes the table for pods on bridges anew if someone damaged it.
-func (n *node) repairBridges(ctx context.Context) error {
-	bridges, subnets, err := hostBridges()
-	if err != nil || len(n.bridged.known) == 0 {
+	bridges = b.occupied(bridges, subnets)
+	if err := kernel.SyncBridges(ctx, bridges); err != nil {
 		return err
 	}
-	if sameBridges(bridges, n.bridged.table) && kernel.BridgesIntact(ctx, len(bridges)) {
+	b.table, b.stale = bridges, false
+	return nil
+}
+
+// checkBridges finds out whether the table for pods on bridges is still what the bridges need: someone may have damaged it,
+// and a bridge without an address of its own takes that of a port, and another one when the port goes.
+func (n *node) checkBridges(ctx context.Context) error {
+	b := &n.bridged
+	if len(b.known) == 0 || b.stale {
 		return nil
 	}
-	return n.bridged.sync(ctx, bridges, subnets)
+	bridges, subnets, err := hostBridges()
+	if err != nil {
+		return err
+	}
+	same := slices.EqualFunc(b.occupied(bridges, subnets), b.table, func(x, y kernel.Bridge) bool {
+		return x.Name == y.Name && x.MAC == y.MAC && len(x.Endpoints) == len(y.Endpoints)
+	})
+	b.stale = !same || !kernel.BridgesIntact(ctx, b.table)
+	return nil
 }
 
-// sameBridges reports whether bridges have the names and hardware addresses of others. A bridge without an address of its own
-// takes that of a port, and another one when the port goes.
-func sameBridges(a, b []kernel.Bridge) bool {
-	return slices.EqualFunc(a, b, func(x, y kernel.Bridge) bool { return x.Name == y.Name && x.MAC == y.MAC })
-}
-
-// sync writes the table for all endpoints that are known.
-func (b *bridged) sync(ctx context.Context, bridges []kernel.Bridge, subnets []subnet) error {
-	b.table = slices.Clone(bridges)
+// occupied returns the bridges that hold endpoints that are known, with these. Others are not Fairlead's business.
+func (b *bridged) occupied(bridges []kernel.Bridge, subnets []subnet) []kernel.Bridge {
 	for e := range b.known {
 		if i := bridgeOf(subnets, e); i >= 0 {
 			bridges[i].Endpoints = append(bridges[i].Endpoints, e)
 		}
 	}
-	for _, name := range append([]string{"all"}, names(bridges)...) {
-		// Between two ports of one bridge the host would tell the pods to talk directly.
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/send_redirects", []byte("0"), 0o644); err != nil {
-			return fmt.Errorf("switch off redirects: %w", err)
-		}
-	}
-	return kernel.SyncBridges(ctx, bridges)
+	return slices.DeleteFunc(bridges, func(b kernel.Bridge) bool { return len(b.Endpoints) == 0 })
 }
 
 // bridgeOf returns the place of the bridge that an endpoint sits on, or -1.
@@ -109,15 +106,6 @@ func bridgeOf(subnets []subnet, e kernel.BridgeEndpoint) int {
 		}
 	}
 	return -1
-}
-
-// names returns the bridges' names.
-func names(bridges []kernel.Bridge) []string {
-	var all []string
-	for _, b := range bridges {
-		all = append(all, b.Name)
-	}
-	return all
 }
 
 // subnet is a subnet of a bridge, by its place in the list.

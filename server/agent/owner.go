@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -55,6 +56,7 @@ type owner struct {
 
 	hold   *hold   // Nil once the agent serves.
 	change *change // Being carried out; nil between changes.
+	failed bool    // The kernel did not take all that it should have; it is asked again, change or none.
 
 	updated  time.Time // When the kernel last took a change.
 	obstacle           // What others do to the node's Service traffic.
@@ -116,19 +118,19 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.links:
 			o.generations.inspect()
 			o.findPods()
-			o.repairBridges(ctx)
+			o.checkBridges(ctx)
 		case <-o.disturbed:
 			if !o.table.Intact(ctx) {
 				o.log.Warn("someone changed Fairlead's nftables table; writing it anew")
 				o.table.Forget()
 			}
-			o.repairBridges(ctx)
+			o.checkBridges(ctx)
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-o.held():
 		case <-inspect.C:
 			o.inspect(ctx)
-			o.repairBridges(ctx)
+			o.checkBridges(ctx)
 		}
 		o.proceed(ctx)
 	}
@@ -203,7 +205,7 @@ func (o *owner) release(ctx context.Context) {
 	if o.hold == nil || !o.hold.over(o.node.heard[envoy.FrontendType], o.generations.live, o.upstream.Status()) {
 		return
 	}
-	o.liftBridges(ctx)
+	_ = o.liftBridges(ctx) // The commit tries again, and says so.
 	o.change.seq = o.cache.Publish(cache.Update{Units: o.hold.units})
 	o.change.patience = time.Now().Add(envoyPatience)
 	o.hold = nil
@@ -246,21 +248,23 @@ func (o *owner) take(ctx context.Context, u upstream.Update) {
 		maps.DeleteFunc(o.hold.units, func(id string, _ cache.Unit) bool { _, gone := c.breaking[id]; return gone })
 		return
 	}
-	o.liftBridges(ctx)
+	_ = o.liftBridges(ctx) // The commit tries again, and says so.
 	c.seq = o.cache.Publish(cache.Update{Units: units})
 }
 
 // liftBridges brings the table for pods on bridges up to date, before Envoy dials a new endpoint on one.
-func (o *owner) liftBridges(ctx context.Context) {
-	if err := o.node.bridges(ctx); err != nil {
+func (o *owner) liftBridges(ctx context.Context) error {
+	err := o.node.bridges(ctx)
+	if err != nil && ctx.Err() == nil {
 		o.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
 	}
+	return err
 }
 
-// repairBridges writes the table for pods on bridges anew if someone damaged it.
-func (o *owner) repairBridges(ctx context.Context) {
-	if err := o.node.repairBridges(ctx); err != nil {
-		o.log.Error("the table for pods on a bridge cannot be repaired", "error", err)
+// checkBridges has the table for pods on bridges written anew if it is not what it should be.
+func (o *owner) checkBridges(ctx context.Context) {
+	if err := o.node.checkBridges(ctx); err != nil {
+		o.log.Error("the bridges of the host cannot be seen", "error", err)
 	}
 }
 
@@ -283,6 +287,7 @@ func (o *owner) proceed(ctx context.Context) {
 		o.change = nil
 		o.finish(ctx, c, err)
 	}
+	o.failed = err != nil
 	if err == nil {
 		err = o.obstacle.error()
 	}
@@ -338,15 +343,18 @@ func (o *owner) envoyHas(c *change) bool {
 	return true
 }
 
-// patience returns a channel that fires when the change at hand has waited long enough for Envoy, or for another try.
+// patience returns a channel that fires when the change at hand has waited long enough for Envoy, or when the kernel is to be
+// asked once more.
 func (o *owner) patience() <-chan time.Time {
 	switch {
-	case o.change == nil || o.hold != nil:
+	case o.hold != nil:
 		return nil
-	case o.change.following: // The kernel did not take it.
+	case o.failed:
 		return time.After(retry)
-	default:
+	case o.change != nil:
 		return time.After(time.Until(o.change.patience))
+	default:
+		return nil
 	}
 }
 
@@ -358,7 +366,7 @@ func (o *owner) held() <-chan time.Time {
 	return time.After(settled / 4)
 }
 
-// commit brings the kernel's table up to date, once there is something that it can be made from.
+// commit brings the kernel's tables up to date, once there is something that they can be made from.
 func (o *owner) commit(ctx context.Context) error {
 	if !o.node.complete() {
 		return nil
@@ -366,14 +374,14 @@ func (o *owner) commit(ctx context.Context) error {
 	o.table.SetNode(o.node.kernelNode())
 	o.table.SetGenerations(o.generations.kernel())
 	changed := o.table.Dirty()
-	if err := o.table.Commit(ctx); err != nil && ctx.Err() == nil {
+	err := o.table.Commit(ctx)
+	if err != nil && ctx.Err() == nil {
 		o.log.Error("the kernel's table is not up to date", "error", err)
-		return err
 	}
-	if changed && o.looked {
+	if err == nil && changed && o.looked {
 		o.look(ctx, o.table, o.log)
 	}
-	return nil
+	return errors.Join(o.liftBridges(ctx), err)
 }
 
 // join lets a new Envoy start. What was built for one that cannot, or whose proxy left meanwhile, is undone: it must not

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"sigs.k8s.io/knftables"
 )
@@ -14,7 +17,21 @@ import (
 type Bridge struct {
 	Name      string // The interface, such as cni0.
 	MAC       string
-	Endpoints []BridgeEndpoint // That sit on it and are new.
+	Endpoints []BridgeEndpoint // All that sit on it.
+}
+
+// setName returns the name of the set of a bridge's endpoints of a family. Names of links may have any character, those of
+// sets may not.
+func (b Bridge) setName(ipv6 bool) string {
+	var name strings.Builder
+	for _, r := range mapName("on-"+b.Name+"-", false, ipv6) {
+		if r == '-' || r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
+			name.WriteRune(r)
+		} else {
+			fmt.Fprintf(&name, "_%x", r)
+		}
+	}
+	return name.String()
 }
 
 // BridgeEndpoint is an endpoint that sits on a bridge.
@@ -23,10 +40,19 @@ type BridgeEndpoint struct {
 	AddrPort netip.AddrPort
 }
 
+// key returns the endpoint as an element of a set.
+func (e BridgeEndpoint) key() []string {
+	return []string{e.AddrPort.Addr().String(), e.Protocol, strconv.Itoa(int(e.AddrPort.Port()))}
+}
+
 // SyncBridges writes the table that lifts the frames of endpoints on bridges to the host. Envoy dials an endpoint under its
 // client's address; if both sit on the same bridge, the endpoint's answer would cross the bridge straight to the client,
 // which never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that
 // it has.
+//
+// What the host then routes back to the bridge that it came from makes it tell the endpoint, by an ICMP redirect, to talk to
+// the client directly. Those redirects are dropped here: the sysctl send_redirects counts for IPv4 only, and only where it is
+// off for the whole host.
 func SyncBridges(ctx context.Context, bridges []Bridge) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
@@ -38,11 +64,17 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 		Name: "prerouting", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook),
 		Priority: knftables.PtrTo(knftables.DNATPriority),
 	}
-	tx.Add(prerouting)
-	tx.Flush(prerouting)
+	output := &knftables.Chain{
+		Name: "output", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.OutputHook),
+		Priority: knftables.PtrTo(knftables.FilterPriority),
+	}
+	for _, c := range []*knftables.Chain{prerouting, output} {
+		tx.Add(c)
+		tx.Flush(c)
+	}
 	for _, b := range bridges {
 		// The bridge's own set, since not every kernel can match the bridge that a frame crosses.
-		set4, set6 := b.Name+"-4", b.Name+"-6"
+		set4, set6 := b.setName(false), b.setName(true)
 		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
 		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
 		for _, e := range b.Endpoints {
@@ -50,10 +82,13 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 			if e.AddrPort.Addr().Is6() {
 				set = set6
 			}
-			tx.Add(&knftables.Element{Set: set, Key: []string{e.AddrPort.Addr().String(), e.Protocol, strconv.Itoa(int(e.AddrPort.Port()))}})
+			tx.Add(&knftables.Element{Set: set, Key: e.key()})
 		}
 		for _, match := range []string{"ip saddr . meta l4proto . th sport @" + set4, "ip6 saddr . meta l4proto . th sport @" + set6} {
 			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
+		}
+		for _, redirect := range []string{"icmp type redirect", "icmpv6 type nd-redirect"} {
+			tx.Add(&knftables.Rule{Chain: "output", Rule: fmt.Sprintf("ether saddr %s %s drop", b.MAC, redirect)})
 		}
 	}
 	if err := nft.Run(ctx, tx); err != nil {
@@ -62,19 +97,34 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 	return nil
 }
 
-// BridgesIntact reports whether the kernel still has what SyncBridges wrote for a number of bridges. It does not look at every
-// endpoint.
-func BridgesIntact(ctx context.Context, bridges int) bool {
+// BridgesIntact reports whether the kernel has what SyncBridges wrote for these bridges. What it has beside that is an
+// earlier agent's, of endpoints that may still answer.
+func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
 		return false
 	}
-	rules, err := nft.ListRules(ctx, "prerouting")
-	if err != nil || len(rules) != 2*bridges {
-		return false
+	for _, chain := range []string{"prerouting", "output"} {
+		if rules, err := nft.ListRules(ctx, chain); err != nil || len(rules) != 2*len(bridges) {
+			return false
+		}
 	}
-	sets, err := nft.List(ctx, "sets")
-	return err == nil && len(sets) >= 2*bridges
+	for _, b := range bridges {
+		there := map[string]bool{}
+		for _, ipv6 := range []bool{false, true} {
+			elements, err := nft.ListElements(ctx, "set", b.setName(ipv6))
+			if err != nil {
+				return false
+			}
+			for _, e := range elements {
+				there[fmt.Sprint(e.Key)] = true
+			}
+		}
+		if slices.ContainsFunc(b.Endpoints, func(e BridgeEndpoint) bool { return !there[fmt.Sprint(e.key())] }) {
+			return false
+		}
+	}
+	return true
 }
 
 // removeBridge deletes the bridge table. Where the kernel has no bridge family there is none to delete.

@@ -131,7 +131,7 @@ func (t *Table) verdictChains() []chain {
 	all = append(all,
 		chain{name: refuse, rules: []string{count(counterRefused), "meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"}},
 		chain{name: drop, rules: []string{count(counterDropped) + " drop"}})
-	for _, o := range origins {
+	for _, o := range origins() {
 		c := chain{name: byOrigin(o[0], o[1])}
 		for _, match := range t.fromPods() {
 			c.rules = append(c.rules, match+" "+goTo(o[0]))

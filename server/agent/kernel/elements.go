@@ -3,10 +3,12 @@ package kernel
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/knftables"
 
+	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 	"github.com/fairlead/fairlead/translate/model"
@@ -91,13 +93,14 @@ const (
 	drop   = "none-local"
 )
 
-// chainOf returns the chain that carries out a route.
+// chainOf returns the chain that carries out a route. A class that this agent does not know, of a newer control plane, is
+// refused: a chain that does not exist would make the kernel refuse all that is committed with it.
 func chainOf(r *frontendpb.Route) string {
 	switch {
 	case r.GetVerdict() == frontendpb.Verdict_DROP:
 		return drop
-	case r.GetVerdict() == frontendpb.Verdict_FORWARD && r.GetClass() != frontendpb.Class_CLASS_UNSPECIFIED:
-		return strings.ToLower(r.GetClass().String())
+	case r.GetVerdict() == frontendpb.Verdict_FORWARD && slices.Contains(generation.Classes, r.GetClass()):
+		return generation.ClassName(r.GetClass())
 	default:
 		return refuse
 	}
@@ -111,11 +114,22 @@ func byOrigin(pod, outside string) string {
 	return pod + "-or-" + outside
 }
 
-// origins are the pairs of chains that a frontend's routes from pods and from outside can differ by.
-var origins = [][2]string{
-	{"keep", "masq"},     // A ClusterIP.
-	{"keep", "external"}, // externalTrafficPolicy Local with an endpoint here.
-	{"keep", drop},       // And without one.
+// origins returns the pairs of different chains that a frontend's routes from pods and from outside can end in: all of them,
+// so that no frontend can lead to a chain that does not exist.
+func origins() [][2]string {
+	ends := []string{refuse, drop}
+	for _, class := range generation.Classes {
+		ends = append(ends, generation.ClassName(class))
+	}
+	var pairs [][2]string
+	for _, pod := range ends {
+		for _, outside := range ends {
+			if pod != outside {
+				pairs = append(pairs, [2]string{pod, outside})
+			}
+		}
+	}
+	return pairs
 }
 
 // goTo returns the verdict that ends in a chain.

@@ -1,15 +1,17 @@
 // Command build compiles what the end-to-end tests run: etcd, kube-apiserver, kube-controller-manager, kubectl,
-// CoreDNS, Helm, an OpenTelemetry collector and Fairlead itself.
+// CoreDNS, Helm, an OpenTelemetry collector and Fairlead itself; for real nodes also kube-scheduler, kubelet, kube-proxy
+// and agnhost; for conformance Kubernetes' own tests as well.
 //
-//	go -C test/e2e run ./build
+//	go -C test/e2e run ./build [-for e2e|node|conformance]
 //
-// The binaries go to .cache/e2e at the top of the checkout. Kubernetes and CoreDNS take minutes to compile, so each of
-// their modules leaves a stamp, the hash of its own files, and is compiled again only when that has changed.
+// The binaries go to .cache/e2e at the top of the checkout. Kubernetes and CoreDNS take minutes to compile, so each set
+// of programs leaves a stamp, the hash of its module's own files, and is compiled again only when that has changed.
 package main
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io/fs"
 	"log"
@@ -17,41 +19,66 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
 
-// module is a Go module beside this folder and the programs that are built from it.
-type module struct {
+// programs are what is built from a Go module beside this folder.
+type programs struct {
+	name     string // Of the stamp.
 	dir      string
 	packages []string
+	test     string // A package whose tests become the program e2e.test; may be empty.
 	version  string // The module whose version the programs report through k8s.io/component-base; may be empty.
+	purpose  string // The least purpose that needs them.
 }
 
-var modules = []module{
+// purposes are what the programs may be for. Each needs those of the ones before it.
+var purposes = []string{"e2e", "node", "conformance"}
+
+var all = []programs{
 	{
-		dir: "kube",
+		name: "kube", dir: "kube", version: "k8s.io/kubernetes", purpose: "e2e",
 		packages: []string{
 			"k8s.io/kubernetes/cmd/kube-apiserver",
 			"k8s.io/kubernetes/cmd/kube-controller-manager",
 			"k8s.io/kubernetes/cmd/kubectl",
 			"./etcd",
 		},
-		version: "k8s.io/kubernetes",
 	},
-	{dir: "coredns", packages: []string{"."}},
-	{dir: "collector", packages: []string{"."}},
-	{dir: "helm", packages: []string{"helm.sh/helm/v4/cmd/helm"}},
+	{name: "coredns", dir: "coredns", packages: []string{"."}, purpose: "e2e"},
+	{name: "collector", dir: "collector", packages: []string{"."}, purpose: "e2e"},
+	{name: "helm", dir: "helm", packages: []string{"helm.sh/helm/v4/cmd/helm"}, purpose: "e2e"},
+	{
+		name: "node", dir: "kube", version: "k8s.io/kubernetes", purpose: "node",
+		packages: []string{
+			"k8s.io/kubernetes/cmd/kube-scheduler",
+			"k8s.io/kubernetes/cmd/kubelet",
+			"k8s.io/kubernetes/cmd/kube-proxy",
+			"k8s.io/kubernetes/test/images/agnhost",
+		},
+	},
+	{
+		name: "conformance", dir: "kube", version: "k8s.io/kubernetes", purpose: "conformance",
+		packages: []string{"github.com/onsi/ginkgo/v2/ginkgo"}, test: "./network",
+	},
 }
 
 func main() {
 	log.SetFlags(0)
-	if err := run(); err != nil {
+	purpose := flag.String("for", purposes[0], "what the programs are for: "+strings.Join(purposes, ", "))
+	flag.Parse()
+	if err := run(*purpose); err != nil {
 		log.Fatalf("build: %v", err)
 	}
 }
 
-func run() error {
+func run(purpose string) error {
+	last := slices.Index(purposes, purpose)
+	if last < 0 {
+		return fmt.Errorf("-for %s: want one of %s", purpose, strings.Join(purposes, ", "))
+	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		return err
@@ -60,55 +87,71 @@ func run() error {
 		return fmt.Errorf("not in test/e2e of a Fairlead checkout (use go -C test/e2e run ./build): %w", err)
 	}
 	out := filepath.Join(root, ".cache", "e2e")
-	for _, m := range modules {
-		if err := m.ensure(out); err != nil {
-			return fmt.Errorf("module %s: %w", m.dir, err)
+	for _, p := range all {
+		if slices.Index(purposes, p.purpose) > last {
+			continue
+		}
+		if err := p.ensure(out); err != nil {
+			return fmt.Errorf("module %s: %w", p.dir, err)
 		}
 	}
-	if err := compile("container", "-o", filepath.Join(out, "container"), "."); err != nil {
-		return err
+	for _, own := range []struct{ dir, pkg string }{{".", "./container"}, {".", "./web"}, {root, "./cmd/fairlead"}} {
+		if err := compile(own.dir, "build", "-trimpath", "-o", out+string(filepath.Separator), own.pkg); err != nil {
+			return err
+		}
 	}
-	return compile(root, "-o", filepath.Join(out, "fairlead"), "./cmd/fairlead")
+	return nil
 }
 
-// ensure builds m's programs into out unless they are there and made from the files as they are now.
-func (m module) ensure(out string) error {
-	want, err := hash(m.dir)
+// ensure builds p into out unless all of it is there and made from the files as they are now.
+func (p programs) ensure(out string) error {
+	want, err := hash(p.dir)
 	if err != nil {
 		return err
 	}
-	stamp := filepath.Join(out, m.dir+".stamp")
-	if got, err := os.ReadFile(stamp); err == nil && string(got) == want && m.built(out) {
+	stamp := filepath.Join(out, p.name+".stamp")
+	if got, err := os.ReadFile(stamp); err == nil && string(got) == want && p.built(out) {
 		return nil
 	}
-	log.Printf("building %s into %s (minutes, the first time)", strings.Join(m.names(), ", "), out)
+	log.Printf("building %s into %s (minutes, the first time)", strings.Join(p.names(), ", "), out)
 	started := time.Now()
-	flags, err := m.linkerFlags()
+	flags, err := p.linkerFlags()
 	if err != nil {
 		return err
 	}
-	args := append([]string{"-trimpath", "-ldflags", flags, "-o", out + string(filepath.Separator)}, m.packages...)
-	if err := compile(m.dir, args...); err != nil {
+	args := append([]string{"build", "-trimpath", "-ldflags", flags, "-o", out + string(filepath.Separator)}, p.packages...)
+	if err := compile(p.dir, args...); err != nil {
 		return err
+	}
+	if p.test != "" {
+		if err := compile(p.dir, "test", "-c", "-trimpath", "-ldflags", flags, "-o", filepath.Join(out, testProgram), p.test); err != nil {
+			return err
+		}
 	}
 	log.Printf("built in %s", time.Since(started).Round(time.Second))
 	return os.WriteFile(stamp, []byte(want), 0o644)
 }
 
+// testProgram is what Kubernetes calls its own tests.
+const testProgram = "e2e.test"
+
 // names returns the names of the programs' files.
-func (m module) names() []string {
+func (p programs) names() []string {
 	var names []string
-	for _, p := range m.packages {
-		if p == "." {
-			p = m.dir
+	for _, pkg := range p.packages {
+		if pkg == "." {
+			pkg = p.dir
 		}
-		names = append(names, filepath.Base(p))
+		names = append(names, filepath.Base(pkg))
+	}
+	if p.test != "" {
+		names = append(names, testProgram)
 	}
 	return names
 }
 
-func (m module) built(out string) bool {
-	for _, name := range m.names() {
+func (p programs) built(out string) bool {
+	for _, name := range p.names() {
 		if _, err := os.Stat(filepath.Join(out, name)); err != nil {
 			return false
 		}
@@ -117,16 +160,16 @@ func (m module) built(out string) bool {
 }
 
 // linkerFlags drops symbols and sets the version that Kubernetes' programs report: a module's build cannot know it.
-func (m module) linkerFlags() (string, error) {
+func (p programs) linkerFlags() (string, error) {
 	const flags = "-s -w"
-	if m.version == "" {
+	if p.version == "" {
 		return flags, nil
 	}
-	list := exec.Command("go", "list", "-m", "-f", "{{.Version}}", m.version)
-	list.Dir, list.Stderr = m.dir, os.Stderr
+	list := exec.Command("go", "list", "-m", "-f", "{{.Version}}", p.version)
+	list.Dir, list.Stderr = p.dir, os.Stderr
 	version, err := list.Output()
 	if err != nil {
-		return "", fmt.Errorf("version of %s: %w", m.version, err)
+		return "", fmt.Errorf("version of %s: %w", p.version, err)
 	}
 	v := strings.TrimSpace(string(version))
 	major, rest, _ := strings.Cut(strings.TrimPrefix(v, "v"), ".")
@@ -135,13 +178,13 @@ func (m module) linkerFlags() (string, error) {
 	return fmt.Sprintf("%s -X %sgitVersion=%s -X %sgitMajor=%s -X %sgitMinor=%s", flags, pkg, v, pkg, major, pkg, minor), nil
 }
 
-// compile runs go build in dir. Without cgo no C compiler is needed and the programs run anywhere.
+// compile runs the go command in dir. Without cgo no C compiler is needed and the programs run anywhere.
 func compile(dir string, args ...string) error {
-	build := exec.Command("go", append([]string{"build"}, args...)...)
+	build := exec.Command("go", args...)
 	build.Dir, build.Stdout, build.Stderr = dir, os.Stdout, os.Stderr
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if err := build.Run(); err != nil {
-		return fmt.Errorf("go build %s: %w", strings.Join(args, " "), err)
+		return fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
 	}
 	return nil
 }

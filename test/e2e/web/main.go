@@ -1,0 +1,82 @@
+// Command web is what the pods of the tests on real nodes run: it answers every request as the servers of server/lab do,
+// with its host's name and the address that it saw the client come from.
+//
+// It ends as a good server does: told to, it serves on for a while, because not every node knows yet that it is going,
+// then takes no new connections, and lets the requests under way finish.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	port := flag.Int("port", 8080, "TCP and UDP port")
+	linger := flag.Duration("linger", 3*time.Second, "how long to serve on after SIGTERM")
+	flag.Parse()
+	if err := serve(*port, *linger); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(port int, linger time.Duration) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	packets, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
+	if err != nil {
+		return err
+	}
+	go answerDatagrams(name, packets)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	server := &http.Server{
+		Addr:              fmt.Sprintf(":%d", port),
+		ReadHeaderTimeout: time.Minute,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintln(w, name, clientOf(r.RemoteAddr))
+		}),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.ListenAndServe() }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	<-time.After(linger)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return server.Shutdown(ctx)
+}
+
+// clientOf writes an IPv4 client of a dual-stack socket as IPv4.
+func clientOf(remote string) string {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
+}
+
+func answerDatagrams(name string, packets *net.UDPConn) {
+	in := make([]byte, 65507)
+	for {
+		n, client, err := packets.ReadFromUDPAddrPort(in)
+		if err != nil {
+			continue // An ICMP error that an earlier answer met; the socket is never closed.
+		}
+		out := append([]byte(name+" "+clientOf(client.String())+"\n"), in[:n]...)
+		_, _ = packets.WriteToUDPAddrPort(out[:min(len(out), len(in))], client) // An answer may get lost, as any datagram.
+	}
+}

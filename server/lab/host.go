@@ -37,6 +37,8 @@ type Host struct {
 	number int             // A pod's number, and its node.
 	node   *Node
 
+	adopted bool // The namespace is not the lab's.
+
 	servers []io.Closer // Guarded by lab.mu.
 }
 
@@ -221,6 +223,9 @@ func (h *Host) Port() string { return h.port }
 func (h *Host) Delete() error {
 	h.lab.mu.Lock()
 	defer h.lab.mu.Unlock()
+	if h.adopted {
+		return h.forget()
+	}
 	return h.lab.remove(h)
 }
 

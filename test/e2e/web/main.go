@@ -22,7 +22,14 @@ import (
 func main() {
 	port := flag.Int("port", 8080, "TCP and UDP port")
 	linger := flag.Duration("linger", 3*time.Second, "how long to serve on after SIGTERM")
+	pause := flag.Bool("pause", false, "serve nothing and wait for SIGTERM, as the container that holds a pod's network namespace does")
 	flag.Parse()
+	if *pause {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		<-ctx.Done()
+		return
+	}
 	if err := serve(*port, *linger); err != nil {
 		log.Fatal(err)
 	}

@@ -3,21 +3,11 @@ package agent
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
 	"github.com/fairlead/fairlead/server/lab"
 )
-
-// The tests run in network namespaces that only they see.
-func TestMain(m *testing.M) {
-	code, err := lab.Isolated(m.Run)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
-}
 
 // The links of pods are told from the node's way to others, which in the lab, as in kind, is a veth as well.
 func TestPodLinks(t *testing.T) {

@@ -130,14 +130,15 @@ func (p *Plan) frontendsOf(v model.View) []model.Frontend {
 	for i, f := range p.frontends {
 		port := p.service.Ports[f.port]
 		frontends[i] = model.Frontend{
-			Address:     f.address,
-			Family:      f.family,
-			Port:        f.wish.claim.port,
-			Protocol:    f.protocol,
-			Kind:        f.kind,
-			ServicePort: p.service.ID(port),
-			PortName:    port.Name,
-			Routes:      routes(p.service, f.kind, sets[f.pool]),
+			Address:      f.address,
+			Family:       f.family,
+			Port:         f.wish.claim.port,
+			Protocol:     f.protocol,
+			Kind:         f.kind,
+			ServicePort:  p.service.ID(port),
+			PortName:     port.Name,
+			Routes:       routes(p.service, f.kind, sets[f.pool]),
+			SourceRanges: sourceRanges(p.service, f.kind, f.family),
 		}
 	}
 	return frontends

@@ -1,6 +1,11 @@
 package translate
 
-import "github.com/fairlead/fairlead/translate/model"
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
 
 // policies returns the traffic policies that apply to connections to a frontend of a kind: from inside the cluster
 // (pods and nodes), and from outside. The way back in that pods and nodes take to an external address is subject to
@@ -59,4 +64,17 @@ func (s sets) route(policy model.TrafficPolicy, source model.Source) model.Route
 	default:
 		return model.Route{Verdict: model.Refuse, Set: set}
 	}
+}
+
+// sourceRanges returns who may dial a frontend of a kind. Only a load balancer's address is limited: a client that reaches the
+// Service by another way has not come through the load balancer.
+func sourceRanges(s *model.Service, kind model.Kind, family model.Family) *model.SourceRanges {
+	prefixes, bound := s.SourceRanges[family]
+	if kind != model.LoadBalancer || !bound {
+		return nil
+	}
+	other := func(a netip.Addr) bool { return model.FamilyOf(a) != family }
+	addresses := slices.DeleteFunc(slices.Clone(s.LoadBalancerIPs), other)
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	return &model.SourceRanges{Prefixes: prefixes, Addresses: slices.Compact(addresses)}
 }

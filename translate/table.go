@@ -51,6 +51,8 @@ type (
 		Service     string     `json:"service"`
 		ServicePort string     `json:"servicePort"` // The port's name, or its number.
 		Routes      routesJSON `json:"routes"`
+		// Who may dial it at all: absent, everyone; empty, nobody.
+		SourceRanges *[]string `json:"sourceRanges,omitempty"`
 	}
 	routesJSON struct {
 		Pod     routeJSON `json:"pod"`
@@ -110,6 +112,10 @@ func frontendToJSON(f *model.Frontend) frontendJSON {
 	if f.Address.IsValid() {
 		address = f.Address.String()
 	}
+	var ranges *[]string
+	if f.SourceRanges != nil {
+		ranges = new(f.SourceRanges.Strings())
+	}
 	return frontendJSON{
 		Address:     address,
 		Port:        f.Port,
@@ -122,6 +128,7 @@ func frontendToJSON(f *model.Frontend) frontendJSON {
 			Node:    routeToJSON(f.Routes[model.FromNode]),
 			Outside: routeToJSON(f.Routes[model.FromOutside]),
 		},
+		SourceRanges: ranges,
 	}
 }
 

@@ -9,8 +9,11 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// shown is how many endpoints of a route the text names before it counts the rest.
-const shown = 6
+// How many endpoints of a route and how many source ranges the text names before it counts the rest.
+const (
+	shown       = 6
+	shownRanges = 2
+)
 
 // Text returns the table for people: grouped by Service, origins that fare alike on one line, problems below.
 func (t Table) Text() string {
@@ -45,7 +48,7 @@ func (t Table) writeFrontends(b *strings.Builder) {
 			for o++; o < model.Origins && alike(f.Routes[o], f.Routes[first]); o++ {
 			}
 			r := f.Routes[first]
-			rows = append(rows, append(head, originsText(first, o), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)))
+			rows = append(rows, append(head, originsText(first, o)+rangesText(f.SourceRanges), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)))
 			head = []string{"", "", ""}
 		}
 	}
@@ -87,17 +90,33 @@ func originsText(first, end model.Origin) string {
 	return strings.Join(names, ", ")
 }
 
+// rangesText says who of the origins may dial, by the first ranges and how many more there are.
+func rangesText(r *model.SourceRanges) string {
+	switch {
+	case r == nil:
+		return ""
+	case len(r.Prefixes) == 0:
+		return " in no range"
+	}
+	return " in " + someOf(r.Strings(), shownRanges)
+}
+
 // endpointsText names a set's first endpoints and counts the rest.
 func endpointsText(set *model.EndpointSet) string {
 	if len(set.Endpoints) == 0 {
 		return "-"
 	}
-	var names []string
-	for _, e := range set.Endpoints[:min(shown, len(set.Endpoints))] {
-		names = append(names, e.AddrPort.String())
+	names := make([]string, len(set.Endpoints))
+	for i, e := range set.Endpoints {
+		names[i] = e.AddrPort.String()
 	}
-	text := strings.Join(names, " ")
-	if rest := len(set.Endpoints) - shown; rest > 0 {
+	return someOf(names, shown)
+}
+
+// someOf returns the first n names and counts the rest.
+func someOf(names []string, n int) string {
+	text := strings.Join(names[:min(n, len(names))], " ")
+	if rest := len(names) - n; rest > 0 {
 		text += fmt.Sprintf(" and %d more", rest)
 	}
 	return text

@@ -192,7 +192,7 @@ func (n *node) apply(table *kernel.Table) {
 // kernelNode returns what the kernel's table needs to know of the node.
 func (n *node) kernelNode() kernel.Node {
 	return kernel.Node{
-		Addresses: n.nodePortAddresses(), Aliases: n.shaped.aliases,
+		Addresses: n.nodePortAddresses(), First: n.firstAddresses(), Aliases: n.shaped.aliases,
 		Pods: n.pods(), PodLinks: n.podLinks, PodInterfaces: n.config.PodInterfaces,
 	}
 }
@@ -273,13 +273,18 @@ func (n *node) nodePortAddresses() []netip.Addr {
 	if len(n.config.NodePortAddresses) > 0 {
 		return localAddresses(n.config.NodePortAddresses)
 	}
-	var primary []netip.Addr
+	return n.firstAddresses()
+}
+
+// firstAddresses returns the first address of each family of the Node object.
+func (n *node) firstAddresses() []netip.Addr {
+	var first []netip.Addr
 	for _, a := range n.addresses() {
-		if !slices.ContainsFunc(primary, func(p netip.Addr) bool { return p.Is6() == a.Is6() }) {
-			primary = append(primary, a)
+		if !slices.ContainsFunc(first, func(p netip.Addr) bool { return p.Is6() == a.Is6() }) {
+			first = append(first, a)
 		}
 	}
-	return primary
+	return first
 }
 
 // localAddresses returns the host's own addresses that lie in one of the prefixes.

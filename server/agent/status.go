@@ -130,7 +130,7 @@ func observePackets(meter metric.Meter) error {
 		return err
 	}
 	_, err = meter.Int64ObservableCounter("fairlead.node.unforwarded.packets",
-		metric.WithDescription("Packets to Services that were not forwarded, by why: refused (no endpoint), dropped (none on this node, as the Service's policy asks), no-envoy."),
+		metric.WithDescription("Packets to Services that were not forwarded, by why: refused (no endpoint), dropped (none on this node, as the Service's policy asks), no-envoy, out-of-range (of the Service's source ranges)."),
 		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
 			packets, err := counters.Read(ctx)
 			for reason, n := range packets {

@@ -34,6 +34,8 @@ type Frontend struct {
 	Name   string           `json:"name"`
 	Kind   model.Kind       `json:"kind"`
 	Routes map[string]Route `json:"routes"` // By the origin's name.
+
+	SourceRanges *[]string `json:"sourceRanges,omitempty"` // Who may dial it at all: absent, everyone; empty, nobody.
 }
 
 // Route is what a connection meets.
@@ -99,6 +101,9 @@ func viewOf(w *translate.World, plan *translate.Plan, key model.ServiceKey, v mo
 	local := false
 	for _, f := range plan.Frontends(plan.Variant(v)) {
 		front := Frontend{Name: f.Name(), Kind: f.Kind, Routes: map[string]Route{}}
+		if f.SourceRanges != nil {
+			front.SourceRanges = new(f.SourceRanges.Strings())
+		}
 		for origin, r := range f.Routes {
 			route := Route{Verdict: r.Verdict, Source: r.Source, Policy: "Cluster", Endpoints: []string{}}
 			if strings.HasSuffix(r.Set.Name, "/local") {

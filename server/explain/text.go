@@ -58,8 +58,19 @@ func (v View) frontends(b *strings.Builder, from string) {
 		for _, m := range meets {
 			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", f.Name, f.Kind, strings.Join(origins[m], ", "), m)
 		}
+		if f.SourceRanges != nil {
+			fmt.Fprintf(t, "  %s\t%s\tany\t%s\n", f.Name, f.Kind, outOfRange(*f.SourceRanges))
+		}
 	}
 	t.Flush()
+}
+
+// outOfRange says whose connections do not get that far.
+func outOfRange(ranges []string) string {
+	if len(ranges) == 0 {
+		return "dropped, from wherever it comes: no range of spec.loadBalancerSourceRanges can be read"
+	}
+	return fmt.Sprintf("dropped, unless it comes from %s, as spec.loadBalancerSourceRanges asks", strings.Join(ranges, " or "))
 }
 
 // String says what a connection meets.

@@ -145,6 +145,17 @@ var matrix = []struct {
 	{"terminating", podA, []kind{clusterIP}, false, outcome{"ab", own}},
 	{"terminating", outsideA, external, false, outcome{"ab", aNode}},
 	{"unready", podA, everything, false, refused},
+
+	// Source ranges that hold a, a's clients and nothing of b: they bind the load balancer's address alone.
+	{"ranged", podA, []kind{loadBalancer}, false, outcome{"ab", aNode}},
+	{"ranged", nodeA, []kind{loadBalancer}, false, outcome{"ab", aNode}},
+	{"ranged", outsideA, []kind{loadBalancer}, false, outcome{"ab", aNode}},
+	{"ranged", podB, []kind{loadBalancer}, false, dropped},
+	{"ranged", nodeB, []kind{loadBalancer}, false, dropped},
+	{"ranged", outsideB, []kind{loadBalancer}, false, dropped},
+	{"ranged", podB, []kind{clusterIP}, false, outcome{"ab", own}},
+	{"ranged", podB, []kind{nodePort, externalIP}, false, outcome{"ab", bNode}},
+	{"ranged", outsideB, []kind{nodePort, externalIP}, false, outcome{"ab", bNode}},
 }
 
 var (
@@ -175,6 +186,7 @@ func (p *pair) services(protocol corev1.Protocol, first int) map[string]*service
 		{name: "one-ready", endpoints: []endpoint{with(pod(0), false, true, true), with(pod(1), true, true, false)}},
 		{name: "terminating", endpoints: []endpoint{with(pod(0), false, true, true), with(pod(1), false, true, true)}},
 		{name: "unready", endpoints: []endpoint{with(pod(0), false, false, false), with(pod(1), false, false, true)}},
+		{name: "ranged", endpoints: []endpoint{pod(0), pod(1)}, ranges: p.rangesOfA()},
 	}
 	named := map[string]*service{}
 	for i, s := range all {
@@ -183,6 +195,15 @@ func (p *pair) services(protocol corev1.Protocol, first int) map[string]*service
 		s.number, s.protocol = first+i, protocol
 	}
 	return named
+}
+
+// rangesOfA returns source ranges that hold a and its clients, each in one of its own.
+func (p *pair) rangesOfA() []string {
+	var all []string
+	for _, h := range []*lab.Host{p.clients[0], p.outside[0], p.nodes[0].Host} {
+		all = append(all, h.IPv4.String()+"/32", h.IPv6.String()+"/128")
+	}
+	return all
 }
 
 // TestMatrix sends packets along every path to a Service and looks at who answers, and whom they see.

@@ -66,6 +66,7 @@ type service struct {
 	internal  corev1.ServiceInternalTrafficPolicy // Empty is Cluster.
 	external  corev1.ServiceExternalTrafficPolicy // Empty is Cluster.
 	endpoints []endpoint
+	ranges    []string // loadBalancerSourceRanges.
 }
 
 // address returns the Service's address of a kind that has its own.
@@ -121,6 +122,8 @@ func (s *service) object() *corev1.Service {
 			}},
 			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster,
 			InternalTrafficPolicy: new(corev1.ServiceInternalTrafficPolicyCluster),
+
+			LoadBalancerSourceRanges: s.ranges,
 		},
 	}
 	if s.external != "" {

@@ -122,6 +122,34 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// An agent that does not know source ranges drops everyone, one that does knows the routes of those who may dial.
+func TestSourceRanges(t *testing.T) {
+	vip := netip.MustParseAddr("203.0.113.5")
+	f := model.Frontend{
+		Address: vip, Family: model.IPv4, Port: 80, Protocol: model.TCP, Kind: model.LoadBalancer,
+		Routes:       same(model.Route{Verdict: model.Forward, Source: model.Masquerade, Set: web}),
+		SourceRanges: &model.SourceRanges{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Addresses: []netip.Addr{vip}},
+	}
+	resources := Resources([]model.Frontend{f})
+	pb := resources[len(resources)-1].Message.(*frontendpb.Frontend)
+	for _, r := range []*frontendpb.Route{pb.GetPod(), pb.GetNode(), pb.GetOutside()} {
+		if r.GetVerdict() != frontendpb.Verdict_DROP {
+			t.Errorf("an older agent would %s", r.GetVerdict())
+		}
+	}
+	for _, r := range Routes(pb) {
+		if r.GetVerdict() != frontendpb.Verdict_FORWARD || r.GetClass() != frontendpb.Class_MASQ {
+			t.Errorf("who may dial meets %s", r)
+		}
+	}
+	if got := ClusterNames(pb); !slices.Equal(got, []string{"203.0.113.5:80"}) {
+		t.Errorf("clusters %q", got)
+	}
+	if l := pb.GetLimited(); !slices.Equal(l.GetRanges(), []string{"10.0.0.0/8"}) || len(l.GetAddresses()) != 1 {
+		t.Errorf("ranges %s", l)
+	}
+}
+
 // Frontends that use the same endpoints share an assignment.
 func TestSharedAssignment(t *testing.T) {
 	route := model.Route{Verdict: model.Forward, Source: model.Masquerade, Set: web}

@@ -182,7 +182,7 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *
 		}
 	}
 	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(m, false))}
-	if outside := f.GetOutside(); m.Kind != model.ClusterIP && (outside.GetClass() == frontendpb.Class_EXTERNAL || outside.GetVerdict() == frontendpb.Verdict_DROP) {
+	if outside := Routes(f)[model.FromOutside]; m.Kind != model.ClusterIP && (outside.GetClass() == frontendpb.Class_EXTERNAL || outside.GetVerdict() == frontendpb.Verdict_DROP) {
 		matcher.OnNoMatch = udpRoute(clusterName(m, true))
 		matcher.MatcherType = sourceMatcher(append([]netip.Prefix{Masquerade4, Masquerade6}, pods...), udpRoute(clusterName(m, false)))
 	}

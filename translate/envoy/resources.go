@@ -183,7 +183,23 @@ func frontend(f *model.Frontend) *frontendpb.Frontend {
 	if f.Address.IsValid() {
 		pb.Address = f.Address.AsSlice()
 	}
+	if r := f.SourceRanges; r != nil {
+		pb.Limited = &frontendpb.Limited{Ranges: r.Strings(), Pod: pb.GetPod(), Node: pb.GetNode(), Outside: pb.GetOutside()}
+		for _, a := range r.Addresses {
+			pb.Limited.Addresses = append(pb.Limited.Addresses, a.AsSlice())
+		}
+		closed := &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
+		pb.Pod, pb.Node, pb.Outside = closed, closed, closed
+	}
 	return pb
+}
+
+// Routes returns what happens to connections to a frontend, by origin, whether or not everyone may connect.
+func Routes(f *frontendpb.Frontend) [model.Origins]*frontendpb.Route {
+	if l := f.GetLimited(); l != nil {
+		return [model.Origins]*frontendpb.Route{l.GetPod(), l.GetNode(), l.GetOutside()}
+	}
+	return [model.Origins]*frontendpb.Route{f.GetPod(), f.GetNode(), f.GetOutside()}
 }
 
 // route returns the verdict and the class of one origin's connections.
@@ -208,7 +224,8 @@ func route(f *model.Frontend, origin model.Origin) *frontendpb.Route {
 func ClusterNames(f *frontendpb.Frontend) []string {
 	var names []string
 	m := FrontendModel(f)
-	for _, class := range []frontendpb.Class{f.GetPod().GetClass(), f.GetNode().GetClass(), f.GetOutside().GetClass()} {
+	for _, r := range Routes(f) {
+		class := r.GetClass()
 		if class == frontendpb.Class_CLASS_UNSPECIFIED {
 			continue
 		}

@@ -185,16 +185,19 @@ func (x *Route) GetClass() Class {
 // Frontend is one address:port/protocol that a client dials. Named like 10.96.0.10:80/TCP, [fd00::1]:80/TCP,
 // or *:30080/TCP and [*]:30080/TCP for the NodePorts of the two families.
 type Frontend struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes; empty for a NodePort.
-	Ipv6          bool                   `protobuf:"varint,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // TCP or UDP.
-	Kind          string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`         // ClusterIP, NodePort, LoadBalancer, ExternalIP.
-	Service       string                 `protobuf:"bytes,6,opt,name=service,proto3" json:"service,omitempty"`   // namespace/name:port/PROTOCOL, for people.
-	Pod           *Route                 `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
-	Node          *Route                 `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
-	Outside       *Route                 `protobuf:"bytes,9,opt,name=outside,proto3" json:"outside,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Address  []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes; empty for a NodePort.
+	Ipv6     bool                   `protobuf:"varint,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Port     uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // TCP or UDP.
+	Kind     string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`         // ClusterIP, NodePort, LoadBalancer, ExternalIP.
+	Service  string                 `protobuf:"bytes,6,opt,name=service,proto3" json:"service,omitempty"`   // namespace/name:port/PROTOCOL, for people.
+	Pod      *Route                 `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
+	Node     *Route                 `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"`
+	Outside  *Route                 `protobuf:"bytes,9,opt,name=outside,proto3" json:"outside,omitempty"`
+	// Set where only some sources may dial the address. pod, node and outside are DROP then: an agent that does not know
+	// source ranges must not open what they close.
+	Limited       *Limited `protobuf:"bytes,10,opt,name=limited,proto3" json:"limited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +295,92 @@ func (x *Frontend) GetOutside() *Route {
 	return nil
 }
 
+func (x *Frontend) GetLimited() *Limited {
+	if x != nil {
+		return x.Limited
+	}
+	return nil
+}
+
+// Limited is what happens to connections from some sources; those from all others are dropped.
+type Limited struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ranges []string               `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"` // Like 10.0.0.0/8, of the frontend's family; no two overlap. None: nobody may connect.
+	// The load balancer's addresses, 4 or 16 bytes each: a node that has one itself dials the others under it, and may if a range
+	// holds the node's first address.
+	Addresses     [][]byte `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Pod           *Route   `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
+	Node          *Route   `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Outside       *Route   `protobuf:"bytes,5,opt,name=outside,proto3" json:"outside,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limited) Reset() {
+	*x = Limited{}
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limited) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limited) ProtoMessage() {}
+
+func (x *Limited) ProtoReflect() protoreflect.Message {
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limited.ProtoReflect.Descriptor instead.
+func (*Limited) Descriptor() ([]byte, []int) {
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Limited) GetRanges() []string {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *Limited) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Limited) GetPod() *Route {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *Limited) GetNode() *Route {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Limited) GetOutside() *Route {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
 // Node is what the cluster says about the node that the agent runs on. Named after the node.
 type Node struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -305,7 +394,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +406,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +419,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Node) GetAddresses() [][]byte {
@@ -368,7 +457,7 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"#translate/frontendpb/frontend.proto\x12\vfairlead.v1\"a\n" +
 	"\x05Route\x12.\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x14.fairlead.v1.VerdictR\averdict\x12(\n" +
-	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\x92\x02\n" +
+	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\xc2\x02\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\x12\x12\n" +
@@ -378,7 +467,15 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"\aservice\x18\x06 \x01(\tR\aservice\x12$\n" +
 	"\x03pod\x18\a \x01(\v2\x12.fairlead.v1.RouteR\x03pod\x12&\n" +
 	"\x04node\x18\b \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
-	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\"u\n" +
+	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\x12.\n" +
+	"\alimited\x18\n" +
+	" \x01(\v2\x14.fairlead.v1.LimitedR\alimited\"\xbb\x01\n" +
+	"\aLimited\x12\x16\n" +
+	"\x06ranges\x18\x01 \x03(\tR\x06ranges\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\x12$\n" +
+	"\x03pod\x18\x03 \x01(\v2\x12.fairlead.v1.RouteR\x03pod\x12&\n" +
+	"\x04node\x18\x04 \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
+	"\aoutside\x18\x05 \x01(\v2\x12.fairlead.v1.RouteR\aoutside\"u\n" +
 	"\x04Node\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\fR\taddresses\x12\x1b\n" +
 	"\tpod_cidrs\x18\x02 \x03(\tR\bpodCidrs\x12\x12\n" +
@@ -411,13 +508,14 @@ func file_translate_frontendpb_frontend_proto_rawDescGZIP() []byte {
 }
 
 var file_translate_frontendpb_frontend_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_translate_frontendpb_frontend_proto_goTypes = []any{
 	(Verdict)(0),     // 0: fairlead.v1.Verdict
 	(Class)(0),       // 1: fairlead.v1.Class
 	(*Route)(nil),    // 2: fairlead.v1.Route
 	(*Frontend)(nil), // 3: fairlead.v1.Frontend
-	(*Node)(nil),     // 4: fairlead.v1.Node
+	(*Limited)(nil),  // 4: fairlead.v1.Limited
+	(*Node)(nil),     // 5: fairlead.v1.Node
 }
 var file_translate_frontendpb_frontend_proto_depIdxs = []int32{
 	0, // 0: fairlead.v1.Route.verdict:type_name -> fairlead.v1.Verdict
@@ -425,11 +523,15 @@ var file_translate_frontendpb_frontend_proto_depIdxs = []int32{
 	2, // 2: fairlead.v1.Frontend.pod:type_name -> fairlead.v1.Route
 	2, // 3: fairlead.v1.Frontend.node:type_name -> fairlead.v1.Route
 	2, // 4: fairlead.v1.Frontend.outside:type_name -> fairlead.v1.Route
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 5: fairlead.v1.Frontend.limited:type_name -> fairlead.v1.Limited
+	2, // 6: fairlead.v1.Limited.pod:type_name -> fairlead.v1.Route
+	2, // 7: fairlead.v1.Limited.node:type_name -> fairlead.v1.Route
+	2, // 8: fairlead.v1.Limited.outside:type_name -> fairlead.v1.Route
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_translate_frontendpb_frontend_proto_init() }
@@ -443,7 +545,7 @@ func file_translate_frontendpb_frontend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_translate_frontendpb_frontend_proto_rawDesc), len(file_translate_frontendpb_frontend_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,11 +58,9 @@ func readService(svc *corev1.Service, key model.ObjectKey, rep *report) *model.S
 	s.ExternalTrafficPolicy = externalPolicy(svc, rep)
 	s.Ports = servicePorts(svc, rep)
 
-	vips := loadBalancerIPs(svc, s.ClusterIPs, rep)
-	closed := closedIPs(svc, vips, rep)
-	isClosed := func(a netip.Addr) bool { return slices.Contains(closed, a) }
-	s.LoadBalancerIPs = slices.DeleteFunc(vips, isClosed)
-	s.ExternalIPs = slices.DeleteFunc(externalIPs(svc, s.ClusterIPs, rep), isClosed)
+	s.LoadBalancerIPs = loadBalancerIPs(svc, s.ClusterIPs, rep)
+	s.ExternalIPs = externalIPs(svc, s.ClusterIPs, rep)
+	s.SourceRanges = sourceRanges(svc, rep)
 
 	reportAbsentFeatures(svc, rep)
 	return s
@@ -230,11 +228,11 @@ func answered(ingress corev1.LoadBalancerIngress, field string, rep *report) boo
 	}
 }
 
-// closedIPs returns the load balancer's addresses that must not be answered for: source ranges are not enforced yet, and
-// to ignore them would open to everyone what its owner closed. Ranges bind the addresses of their own family only, and
-// one that holds all addresses lifts them, as in kube-proxy. A range that cannot be read closes both families.
-func closedIPs(svc *corev1.Service, vips []netip.Addr, rep *report) []netip.Addr {
-	bound, lifted := map[model.Family]bool{}, map[model.Family]bool{}
+// sourceRanges reads spec.loadBalancerSourceRanges. Ranges bind the addresses of their own family only, and one that holds
+// all addresses lifts them, as in kube-proxy. A range that cannot be read admits nobody and binds both families: to ignore
+// it would open to everyone what its owner closed.
+func sourceRanges(svc *corev1.Service, rep *report) map[model.Family][]netip.Prefix {
+	prefixes, bound, lifted := map[model.Family][]netip.Prefix{}, map[model.Family]bool{}, map[model.Family]bool{}
 	for i, text := range svc.Spec.LoadBalancerSourceRanges {
 		text = strings.TrimSpace(text) // Which the API server's validation lets through.
 		if text == "" {
@@ -242,22 +240,39 @@ func closedIPs(svc *corev1.Service, vips []netip.Addr, rep *report) []netip.Addr
 		}
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			rep.add(model.InvalidValue, "spec.loadBalancerSourceRanges[%d]: %s is not a range of addresses; write it like 10.0.0.0/8", i, quote(text))
+			rep.add(model.InvalidValue, "spec.loadBalancerSourceRanges[%d]: %s is not a range of addresses, and lets nobody in; write it like 10.0.0.0/8", i, quote(text))
 			bound[model.IPv4], bound[model.IPv6] = true, true
 			continue
 		}
 		family := model.FamilyOf(prefix.Addr())
+		prefixes[family] = append(prefixes[family], prefix.Masked())
 		bound[family] = true
 		lifted[family] = lifted[family] || prefix.Bits() == 0
 	}
-	var closed []netip.Addr
-	for _, a := range vips {
-		if family := model.FamilyOf(a); bound[family] && !lifted[family] && !slices.Contains(closed, a) {
-			closed = append(closed, a)
-			rep.add(model.UnsupportedFeature, "spec.loadBalancerSourceRanges is not enforced yet, so the load balancer's address %s is not answered for at all; remove the ranges and filter at the load balancer, or let another proxy serve the Service (label %s)", a, LabelServiceProxyName)
+	var ranges map[model.Family][]netip.Prefix
+	for family := range bound {
+		if lifted[family] {
+			continue
+		}
+		if ranges == nil {
+			ranges = map[model.Family][]netip.Prefix{}
+		}
+		ranges[family] = withoutOverlaps(prefixes[family])
+	}
+	return ranges
+}
+
+// withoutOverlaps returns prefixes in order, without those that another one contains. Prefixes overlap in no other way.
+func withoutOverlaps(prefixes []netip.Prefix) []netip.Prefix {
+	sorted := slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare)
+	outer := make([]netip.Prefix, 0, len(sorted))
+	for _, p := range sorted {
+		// In order, a prefix comes before all that it contains.
+		if n := len(outer); n == 0 || !outer[n-1].Overlaps(p) {
+			outer = append(outer, p)
 		}
 	}
-	return closed
+	return outer
 }
 
 // reportAbsentFeatures notes the fields whose meaning is not there yet. The Service is forwarded without it.

@@ -99,6 +99,10 @@ type Service struct {
 
 	InternalTrafficPolicy TrafficPolicy
 	ExternalTrafficPolicy TrafficPolicy
+
+	// SourceRanges are the sources that may dial the load balancer's addresses of a family: everyone where the map has no
+	// entry, nobody where the entry is empty. No two of them overlap.
+	SourceRanges map[Family][]netip.Prefix
 }
 
 // Port is one port of a Service.
@@ -260,7 +264,25 @@ type Frontend struct {
 	ServicePort ServicePort
 	PortName    string // The Service port's name; may be empty.
 
-	Routes [Origins]Route // By Origin.
+	Routes       [Origins]Route // By Origin.
+	SourceRanges *SourceRanges  // Who may dial it at all, on the way of Routes; everyone else is dropped. Nil: everyone may.
+}
+
+// SourceRanges limit who may dial a load balancer's address.
+type SourceRanges struct {
+	Prefixes []netip.Prefix // In order, and no two overlap. None: nobody may.
+	// Addresses are the load balancer's, in order: a node that has one itself dials it under it, and may if its own address is
+	// in a prefix.
+	Addresses []netip.Addr
+}
+
+// Strings returns the prefixes as text; never nil.
+func (r *SourceRanges) Strings() []string {
+	all := make([]string, len(r.Prefixes))
+	for i, p := range r.Prefixes {
+		all[i] = p.String()
+	}
+	return all
 }
 
 // Name returns the frontend's name: 10.96.0.10:80/TCP, [fd00::1]:80/TCP, *:30080/TCP, or [*]:30080/TCP for the IPv6 half of a NodePort.

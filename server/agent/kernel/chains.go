@@ -111,8 +111,9 @@ func (t *Table) chains() []chain {
 	for id := generation.ID(1); id <= generation.MaxID; id++ {
 		all = append(all, t.generationChains(id)...)
 	}
-	return append(all, t.lookups(incoming), t.lookups(own), t.prerouting(), t.output(), t.natPrerouting("nat-prerouting", knftables.PreroutingHook),
-		t.natPrerouting("nat-output", knftables.OutputHook), t.natInput(), t.natToEnvoy(), t.natPostrouting())
+	return append(all, rangeChain(incoming), rangeChain(own), t.lookups(incoming), t.lookups(own), t.prerouting(), t.output(),
+		t.natPrerouting("nat-prerouting", knftables.PreroutingHook), t.natPrerouting("nat-output", knftables.OutputHook),
+		t.natInput(), t.natToEnvoy(), t.natPostrouting())
 }
 
 // verdictChains returns the chains that a frontend's lookup ends in.

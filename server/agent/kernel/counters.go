@@ -9,12 +9,13 @@ import (
 
 // Names of the counters of what is not forwarded.
 const (
-	counterRefused = "refused"  // No endpoint: the client is told at once.
-	counterDropped = "dropped"  // None on this node, which the Service insists on.
-	counterWaiting = "no-envoy" // No Envoy is ready on this node.
+	counterRefused = "refused"      // No endpoint: the client is told at once.
+	counterDropped = "dropped"      // None on this node, which the Service insists on.
+	counterWaiting = "no-envoy"     // No Envoy is ready on this node.
+	counterOutside = "out-of-range" // From a source that the Service's source ranges do not let in.
 )
 
-var counterNames = []string{counterRefused, counterDropped, counterWaiting}
+var counterNames = []string{counterRefused, counterDropped, counterWaiting, counterOutside}
 
 // count returns a statement that counts a packet.
 func count(name string) string { return fmt.Sprintf("counter name %q", name) }
@@ -38,8 +39,8 @@ func NewCounters() (*Counters, error) {
 	return &Counters{nft}, nil
 }
 
-// Read returns how many packets were not forwarded since the table was made, by what became of them: refused, dropped or
-// no-envoy. A client that tries again counts again. Without a table there are none.
+// Read returns how many packets were not forwarded since the table was made, by what became of them: refused, dropped,
+// no-envoy or out-of-range. A client that tries again counts again. Without a table there are none.
 func (c *Counters) Read(ctx context.Context) (map[string]uint64, error) {
 	counters, err := c.nft.ListCounters(ctx)
 	if knftables.IsNotFound(err) {

@@ -62,7 +62,7 @@ func (e element) nft() *knftables.Element {
 }
 
 // elementsOf returns the elements of a frontend.
-func elementsOf(f *frontendpb.Frontend, aliases []envoy.Alias) []element {
+func elementsOf(f *frontendpb.Frontend, node Node) []element {
 	m := envoy.FrontendModel(f)
 	protocol := strings.ToLower(f.GetProtocol())
 	key := fmt.Sprintf("%s . %d", protocol, m.Port)
@@ -71,14 +71,17 @@ func elementsOf(f *frontendpb.Frontend, aliases []envoy.Alias) []element {
 	}
 	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
 	in, out := e, e
-	nodePort := !m.Address.IsValid()
-	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(f.GetPod()), chainOf(f.GetOutside())))
-	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(f.GetNode()))
+	nodePort, routes := !m.Address.IsValid(), envoy.Routes(f)
+	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(routes[model.FromPod]), chainOf(routes[model.FromOutside])))
+	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(routes[model.FromNode]))
 	elements := []element{in, out}
+	if f.GetLimited() != nil {
+		elements = rangeElements(elements, f, node)
+	}
 	if m.Kind == model.ClusterIP {
 		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: m.Address.String()})
 	}
-	for _, a := range aliases {
+	for _, a := range node.Aliases {
 		if a.Address == m.Address {
 			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()
 			elements = append(elements, e)

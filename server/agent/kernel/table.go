@@ -26,6 +26,7 @@ const TableName = "fairlead"
 // Node is what the table knows of the node.
 type Node struct {
 	Addresses []netip.Addr  // Those that NodePorts are served on, the preferred first of each family.
+	First     []netip.Addr  // The node's first address of each family, by which source ranges know it.
 	Aliases   []envoy.Alias // Of the node's own addresses that are frontends' addresses, too.
 
 	// Who counts as a pod of this node: whom any of these three names. Everybody else is outside.
@@ -81,7 +82,7 @@ func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
 
 // SetNode makes n what the table knows of the node with the next Commit.
 func (t *Table) SetNode(n Node) {
-	if !slices.Equal(n.Aliases, t.node.Aliases) {
+	if !slices.Equal(n.Aliases, t.node.Aliases) || !slices.Equal(n.First, t.node.First) {
 		for name := range t.wanted {
 			t.changed[name] = true
 		}
@@ -146,6 +147,7 @@ func (t *Table) write(ctx context.Context, replace bool) (next map[string][]elem
 			tx.Add(&knftables.Table{})
 		}
 		addMaps(tx)
+		addRangeMaps(tx)
 		addCounters(tx)
 	}
 	t.addPodLinks(tx)
@@ -172,7 +174,7 @@ func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]elemen
 			old = t.applied[name]
 		}
 		if f := t.wanted[name]; f != nil {
-			elements = elementsOf(f, t.node.Aliases)
+			elements = elementsOf(f, t.node)
 			next[name] = elements
 		}
 		removed = append(removed, missing(old, elements)...)
@@ -197,7 +199,7 @@ func (t *Table) unused(removed []element) []element {
 	}
 	used := map[element]bool{}
 	for _, f := range t.wanted {
-		for _, e := range elementsOf(f, nil) {
+		for _, e := range elementsOf(f, Node{}) {
 			used[e] = isSet(e)
 		}
 	}

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead/fairlead/server/agent/generation"
@@ -54,9 +52,10 @@ func newTestTable(t *testing.T) *Table {
 	if err != nil {
 		t.Fatal(err)
 	}
+	addresses := []netip.Addr{netip.MustParseAddr("172.30.0.1"), netip.MustParseAddr("fd00:30::1")}
 	table.SetNode(Node{
-		Addresses: []netip.Addr{netip.MustParseAddr("172.30.0.1"), netip.MustParseAddr("fd00:30::1")},
-		Pods:      []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
+		Addresses: addresses, First: addresses,
+		Pods: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
 	})
 	table.SetGenerations(Generations{Live: []generation.ID{1, 2}, Current: 2})
 	t.Cleanup(func() {
@@ -82,7 +81,8 @@ func commit(t *testing.T, table *Table) []string {
 func elements(t *testing.T, table *Table) []string {
 	t.Helper()
 	var all []string
-	for name := range mapTypes {
+	names := []string{"ranged4", "ranged6", "node-ranged4", "node-ranged6"}
+	for _, name := range slices.AppendSeq(names, maps.Keys(mapTypes)) {
 		found, err := table.nft.ListElements(t.Context(), "map", name)
 		if err != nil {
 			t.Fatal(err)
@@ -338,20 +338,13 @@ func TestCounters(t *testing.T) {
 	if err := table.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	route := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(10, 96, 3, 1), Mask: net.CIDRMask(32, 32)}}
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.RouteReplace(route)); err != nil {
-		t.Fatal(err)
-	}
+	routeToLoopback(t, "10.96.3.1/32")
 	if conn, err := net.DialTimeout("tcp", "10.96.3.1:80", time.Second); err == nil {
 		conn.Close()
 		t.Error("connected to a Service without endpoints")
 	}
 	got, err := counters.Read(t.Context())
-	want := map[string]uint64{"refused": 1, "dropped": 0, "no-envoy": 0}
+	want := map[string]uint64{"refused": 1, "dropped": 0, "no-envoy": 0, "out-of-range": 0}
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}

@@ -17,6 +17,7 @@ type Plan struct {
 	service   *model.Service
 	frontends []planned // In order of claim.
 	pools     []*pool
+	ready     readiness
 }
 
 // planned is a frontend and the pool that it takes its endpoints from.
@@ -31,7 +32,7 @@ func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []wish) *P
 		port   int
 		family model.Family
 	}
-	p := &Plan{service: s}
+	p := &Plan{service: s, ready: surveyReadiness(s, sorted)}
 	index := map[poolKey]int{}
 	for _, w := range granted {
 		key := poolKey{w.port, w.family}
@@ -84,10 +85,13 @@ func (p *Plan) Size() int { return len(p.frontends) }
 // Empty when neither the view's node nor its zone matters; else node/zone, each empty where it does not matter.
 type Variant string
 
-// Variant returns the part of a view that matters: the node where it holds endpoints of a Local traffic policy or is
-// hinted to, the zone where zone hints decide. All other nodes share what is left.
+// Variant returns the part of a view that matters: the node where it holds endpoints of a Local traffic policy, or
+// such that its health check counts, or is hinted to, the zone where zone hints decide. All other nodes share what is left.
 func (p *Plan) Variant(v model.View) Variant {
 	var matters model.View
+	if p.ready.holds(v.Node) {
+		matters.Node = v.Node
+	}
 	for _, pool := range p.pools {
 		if pool.usesLocal {
 			if _, held := pool.locals[v.Node]; held {
@@ -139,6 +143,7 @@ func (p *Plan) frontendsOf(v model.View) []model.Frontend {
 			PortName:     port.Name,
 			Routes:       routes(p.service, f.kind, sets[f.pool]),
 			SourceRanges: sourceRanges(p.service, f.kind, f.family),
+			HealthCheck:  p.ready.check(p.service, f.kind, f.family, v.Node),
 		}
 	}
 	return frontends

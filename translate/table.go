@@ -53,6 +53,8 @@ type (
 		Routes      routesJSON `json:"routes"`
 		// Who may dial it at all: absent, everyone; empty, nobody.
 		SourceRanges *[]string `json:"sourceRanges,omitempty"`
+		// What the node answers at healthCheckNodePort; with a ClusterIP.
+		HealthCheck *model.HealthCheck `json:"healthCheck,omitempty"`
 	}
 	routesJSON struct {
 		Pod     routeJSON `json:"pod"`
@@ -129,6 +131,7 @@ func frontendToJSON(f *model.Frontend) frontendJSON {
 			Outside: routeToJSON(f.Routes[model.FromOutside]),
 		},
 		SourceRanges: ranges,
+		HealthCheck:  f.HealthCheck,
 	}
 }
 

@@ -212,7 +212,10 @@ func (a *Agent) serve(ctx context.Context) error {
 	if a.daemonSet != nil {
 		group.Go(func() error { return a.daemonSet.Run(ctx) })
 	}
-	group.Go(func() error { return a.owner.run(ctx) })
+	group.Go(func() error {
+		defer a.owner.checks.Close()
+		return a.owner.run(ctx)
+	})
 	return group.Wait()
 }
 

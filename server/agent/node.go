@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/agent/healthcheck"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/upstream"
 	"github.com/fairlead/fairlead/translate/envoy"
@@ -35,6 +37,7 @@ type node struct {
 	moved     bool              // The node's addresses or pods may be others than when the listeners were made.
 	aliases   aliases
 	bridged   bridged
+	checked   map[string]*frontendpb.Frontend // Those that carry a health check.
 
 	podLinks  []string       // The links that lead to pods, see podLinks.
 	podRoutes []netip.Prefix // Where those lead to beyond the prefixes that are known to be pods'.
@@ -45,6 +48,7 @@ func newNode(config Config, log *slog.Logger) *node {
 		config: config, log: log,
 		moved: true, frontends: map[string]*frontendpb.Frontend{}, clusters: map[string]string{}, changed: map[string]bool{}, heard: map[string]bool{},
 		bound: map[string]bool{}, aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
+		checked: map[string]*frontendpb.Frontend{},
 	}
 }
 
@@ -183,7 +187,13 @@ func (n *node) addListener(name string, l proto.Message, units map[string]cache.
 // apply tells the kernel's table of the frontends that changed.
 func (n *node) apply(table *kernel.Table) {
 	for _, name := range slices.Sorted(maps.Keys(n.changed)) {
-		table.SetFrontend(name, n.frontends[name])
+		f := n.frontends[name]
+		table.SetFrontend(name, f)
+		if f.GetHealthCheck() != nil {
+			n.checked[name] = f
+		} else {
+			delete(n.checked, name)
+		}
 	}
 	clear(n.changed)
 	n.told = n.told || n.heard[envoy.FrontendType]
@@ -254,6 +264,30 @@ func (n *node) families() []string {
 		}
 	}
 	return families
+}
+
+// checks returns what load balancers that ask are to be told: on the addresses of NodePorts, as kube-proxy does. Where two
+// Services want one port, the first by name has it.
+func (n *node) checks() map[netip.AddrPort]healthcheck.Check {
+	checks := map[netip.AddrPort]healthcheck.Check{}
+	if len(n.checked) == 0 {
+		return checks
+	}
+	addresses := n.nodePortAddresses()
+	for _, f := range n.checked {
+		name, _, _ := strings.Cut(f.GetService(), ":")
+		key, err := model.ParseServiceKey(name)
+		if err != nil {
+			continue
+		}
+		for _, a := range addresses {
+			at := netip.AddrPortFrom(a, uint16(f.GetHealthCheck().GetPort()))
+			if other, taken := checks[at]; a.Is6() == f.GetIpv6() && (!taken || key.Compare(other.Service) < 0) {
+				checks[at] = healthcheck.Check{Service: key, LocalEndpoints: int(f.GetHealthCheck().GetLocalEndpoints())}
+			}
+		}
+	}
+	return checks
 }
 
 // addresses returns the addresses of the Node object, in its order.

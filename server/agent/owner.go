@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/agent/healthcheck"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/proxy"
 	"github.com/fairlead/fairlead/server/agent/upstream"
@@ -48,6 +49,8 @@ type owner struct {
 	table       *kernel.Table
 	node        *node
 	generations *generations
+	checks      *healthcheck.Server
+	failing     time.Time // Since when the kernel does not take the table; zero: it does.
 
 	requests  chan *proxy.Request
 	acked     chan struct{} // An Envoy has answered.
@@ -91,6 +94,7 @@ func newOwner(config Config, log *slog.Logger, up *upstream.Client, table *kerne
 	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
 	o.node = newNode(config, log)
 	o.generations = newGenerations(config, log)
+	o.checks = healthcheck.New(func() bool { return o.status.Load().healthy }, log)
 	o.status.Store(&Status{Node: config.Node, Since: time.Now()})
 	return o
 }
@@ -128,6 +132,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-o.held():
+		case <-o.unserved():
 		case <-inspect.C:
 			o.inspect(ctx)
 			o.checkBridges(ctx)
@@ -292,6 +297,15 @@ func (o *owner) proceed(ctx context.Context) {
 		err = o.obstacle.error()
 	}
 	o.note(err)
+	o.checks.Serve(o.node.checks())
+}
+
+// unserved returns a channel that fires when it is worth trying again to listen where it failed.
+func (o *owner) unserved() <-chan time.Time {
+	if len(o.checks.Problems()) == 0 {
+		return nil
+	}
+	return time.After(retry)
 }
 
 // finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.

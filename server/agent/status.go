@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/upstream"
 	"github.com/fairlead/fairlead/server/telemetry"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // Status is what an agent knows of its node. It is immutable.
@@ -25,17 +26,19 @@ type Status struct {
 	Frontends   int                  `json:"frontends"`
 	Programmed  bool                 `json:"programmed"` // The kernel has what the control plane sent.
 	Error       string               `json:"error,omitempty"`
-	Generations []generation.ID      `json:"generations"` // Living Envoys.
-	Current     generation.ID        `json:"current"`     // The one that gets new connections; 0: none.
-	Upstream    upstream.Status      `json:"upstream"`    // The stream from the control plane.
-	Envoys      []cache.StreamStatus `json:"envoys"`      // The streams to the Envoys.
-	Since       time.Time            `json:"since"`       // When this state was reached.
+	Generations []generation.ID      `json:"generations"`        // Living Envoys.
+	Current     generation.ID        `json:"current"`            // The one that gets new connections; 0: none.
+	Upstream    upstream.Status      `json:"upstream"`           // The stream from the control plane.
+	Envoys      []cache.StreamStatus `json:"envoys"`             // The streams to the Envoys.
+	Since       time.Time            `json:"since"`              // When this state was reached.
+	Problems    []model.Problem      `json:"problems,omitempty"` // Of the node itself with single objects.
 
 	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the kernel last took a change; zero: never.
 	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none does.
 
 	eligible bool     // Load balancers may send new connections to the node.
 	families []string // Of the node's addresses, as kube-proxy writes them.
+	healthy  bool     // The node is to get connections from load balancers.
 }
 
 // note makes the owner's state visible to others.
@@ -44,6 +47,12 @@ func (o *owner) note(err error) {
 		Node: o.config.Node, Frontends: len(o.node.frontends), Programmed: o.node.complete() && err == nil && !o.table.Dirty(),
 		Generations: o.generations.kernel().Live, Current: o.generations.current, Since: time.Now(),
 	}
+	switch {
+	case err == nil:
+		o.failing = time.Time{}
+	case o.failing.IsZero():
+		o.failing = time.Now()
+	}
 	if err != nil {
 		s.Error = err.Error()
 	}
@@ -51,13 +60,15 @@ func (o *owner) note(err error) {
 	if o.change != nil {
 		s.Pending = o.change.began
 	}
+	// As kube-proxy, a node is not given up for a change that it takes a while to carry out.
+	s.healthy = o.node.complete() && s.Current != 0 && (err == nil || time.Since(o.failing) < kernelPatience)
 	o.status.Store(s)
 }
 
 // Status returns the agent's present state. It may be called from any goroutine.
 func (a *Agent) Status() Status {
 	s := *a.owner.status.Load()
-	s.Upstream, s.Envoys = a.upstream.Status(), a.owner.cache.Status()
+	s.Upstream, s.Envoys, s.Problems = a.upstream.Status(), a.owner.cache.Status(), a.owner.checks.Problems()
 	return s
 }
 

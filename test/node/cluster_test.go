@@ -270,6 +270,12 @@ func (c *cluster) applyLater(t *testing.T, services ...*service) {
 	for _, s := range services {
 		objects = append(objects, s.objects()...)
 	}
+	c.applyObjects(t, objects)
+}
+
+// applyObjects makes objects of Services what the cluster has, without the wait.
+func (c *cluster) applyObjects(t *testing.T, objects []runtime.Object) {
+	t.Helper()
 	if err := c.write("services", objects); err != nil {
 		t.Fatal(err)
 	}

@@ -183,6 +183,9 @@ func frontend(f *model.Frontend) *frontendpb.Frontend {
 	if f.Address.IsValid() {
 		pb.Address = f.Address.AsSlice()
 	}
+	if h := f.HealthCheck; h != nil {
+		pb.HealthCheck = &frontendpb.HealthCheck{Port: uint32(h.Port), LocalEndpoints: uint32(h.LocalEndpoints)}
+	}
 	if r := f.SourceRanges; r != nil {
 		pb.Limited = &frontendpb.Limited{Ranges: r.Strings(), Pod: pb.GetPod(), Node: pb.GetNode(), Outside: pb.GetOutside()}
 		for _, a := range r.Addresses {

@@ -197,7 +197,8 @@ type Frontend struct {
 	Outside  *Route                 `protobuf:"bytes,9,opt,name=outside,proto3" json:"outside,omitempty"`
 	// Set where only some sources may dial the address. pod, node and outside are DROP then: an agent that does not know
 	// source ranges must not open what they close.
-	Limited       *Limited `protobuf:"bytes,10,opt,name=limited,proto3" json:"limited,omitempty"`
+	Limited       *Limited     `protobuf:"bytes,10,opt,name=limited,proto3" json:"limited,omitempty"`
+	HealthCheck   *HealthCheck `protobuf:"bytes,11,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"` // Of the frontend's Service, in its family; with a ClusterIP only.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,6 +303,66 @@ func (x *Frontend) GetLimited() *Limited {
 	return nil
 }
 
+func (x *Frontend) GetHealthCheck() *HealthCheck {
+	if x != nil {
+		return x.HealthCheck
+	}
+	return nil
+}
+
+// HealthCheck is what the node tells a load balancer that asks on a port of it.
+type HealthCheck struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Port           uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	LocalEndpoints uint32                 `protobuf:"varint,2,opt,name=local_endpoints,json=localEndpoints,proto3" json:"local_endpoints,omitempty"` // Ready ones on the node; none is an answer, too.
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HealthCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetLocalEndpoints() uint32 {
+	if x != nil {
+		return x.LocalEndpoints
+	}
+	return 0
+}
+
 // Limited is what happens to connections from some sources; those from all others are dropped.
 type Limited struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -318,7 +379,7 @@ type Limited struct {
 
 func (x *Limited) Reset() {
 	*x = Limited{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +391,7 @@ func (x *Limited) String() string {
 func (*Limited) ProtoMessage() {}
 
 func (x *Limited) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +404,7 @@ func (x *Limited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limited.ProtoReflect.Descriptor instead.
 func (*Limited) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Limited) GetRanges() []string {
@@ -394,7 +455,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +467,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +480,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{3}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Node) GetAddresses() [][]byte {
@@ -457,7 +518,7 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"#translate/frontendpb/frontend.proto\x12\vfairlead.v1\"a\n" +
 	"\x05Route\x12.\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x14.fairlead.v1.VerdictR\averdict\x12(\n" +
-	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\xc2\x02\n" +
+	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\xff\x02\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\x12\x12\n" +
@@ -469,7 +530,11 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"\x04node\x18\b \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
 	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\x12.\n" +
 	"\alimited\x18\n" +
-	" \x01(\v2\x14.fairlead.v1.LimitedR\alimited\"\xbb\x01\n" +
+	" \x01(\v2\x14.fairlead.v1.LimitedR\alimited\x12;\n" +
+	"\fhealth_check\x18\v \x01(\v2\x18.fairlead.v1.HealthCheckR\vhealthCheck\"J\n" +
+	"\vHealthCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
+	"\x0flocal_endpoints\x18\x02 \x01(\rR\x0elocalEndpoints\"\xbb\x01\n" +
 	"\aLimited\x12\x16\n" +
 	"\x06ranges\x18\x01 \x03(\tR\x06ranges\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12$\n" +
@@ -508,30 +573,32 @@ func file_translate_frontendpb_frontend_proto_rawDescGZIP() []byte {
 }
 
 var file_translate_frontendpb_frontend_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_translate_frontendpb_frontend_proto_goTypes = []any{
-	(Verdict)(0),     // 0: fairlead.v1.Verdict
-	(Class)(0),       // 1: fairlead.v1.Class
-	(*Route)(nil),    // 2: fairlead.v1.Route
-	(*Frontend)(nil), // 3: fairlead.v1.Frontend
-	(*Limited)(nil),  // 4: fairlead.v1.Limited
-	(*Node)(nil),     // 5: fairlead.v1.Node
+	(Verdict)(0),        // 0: fairlead.v1.Verdict
+	(Class)(0),          // 1: fairlead.v1.Class
+	(*Route)(nil),       // 2: fairlead.v1.Route
+	(*Frontend)(nil),    // 3: fairlead.v1.Frontend
+	(*HealthCheck)(nil), // 4: fairlead.v1.HealthCheck
+	(*Limited)(nil),     // 5: fairlead.v1.Limited
+	(*Node)(nil),        // 6: fairlead.v1.Node
 }
 var file_translate_frontendpb_frontend_proto_depIdxs = []int32{
-	0, // 0: fairlead.v1.Route.verdict:type_name -> fairlead.v1.Verdict
-	1, // 1: fairlead.v1.Route.class:type_name -> fairlead.v1.Class
-	2, // 2: fairlead.v1.Frontend.pod:type_name -> fairlead.v1.Route
-	2, // 3: fairlead.v1.Frontend.node:type_name -> fairlead.v1.Route
-	2, // 4: fairlead.v1.Frontend.outside:type_name -> fairlead.v1.Route
-	4, // 5: fairlead.v1.Frontend.limited:type_name -> fairlead.v1.Limited
-	2, // 6: fairlead.v1.Limited.pod:type_name -> fairlead.v1.Route
-	2, // 7: fairlead.v1.Limited.node:type_name -> fairlead.v1.Route
-	2, // 8: fairlead.v1.Limited.outside:type_name -> fairlead.v1.Route
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	0,  // 0: fairlead.v1.Route.verdict:type_name -> fairlead.v1.Verdict
+	1,  // 1: fairlead.v1.Route.class:type_name -> fairlead.v1.Class
+	2,  // 2: fairlead.v1.Frontend.pod:type_name -> fairlead.v1.Route
+	2,  // 3: fairlead.v1.Frontend.node:type_name -> fairlead.v1.Route
+	2,  // 4: fairlead.v1.Frontend.outside:type_name -> fairlead.v1.Route
+	5,  // 5: fairlead.v1.Frontend.limited:type_name -> fairlead.v1.Limited
+	4,  // 6: fairlead.v1.Frontend.health_check:type_name -> fairlead.v1.HealthCheck
+	2,  // 7: fairlead.v1.Limited.pod:type_name -> fairlead.v1.Route
+	2,  // 8: fairlead.v1.Limited.node:type_name -> fairlead.v1.Route
+	2,  // 9: fairlead.v1.Limited.outside:type_name -> fairlead.v1.Route
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_translate_frontendpb_frontend_proto_init() }
@@ -545,7 +612,7 @@ func file_translate_frontendpb_frontend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_translate_frontendpb_frontend_proto_rawDesc), len(file_translate_frontendpb_frontend_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -61,6 +61,7 @@ func readService(svc *corev1.Service, key model.ObjectKey, rep *report) *model.S
 	s.LoadBalancerIPs = loadBalancerIPs(svc, s.ClusterIPs, rep)
 	s.ExternalIPs = externalIPs(svc, s.ClusterIPs, rep)
 	s.SourceRanges = sourceRanges(svc, rep)
+	s.HealthCheckNodePort = healthCheckNodePort(svc, rep)
 
 	reportAbsentFeatures(svc, rep)
 	return s
@@ -284,8 +285,15 @@ func reportAbsentFeatures(svc *corev1.Service, rep *report) {
 	default:
 		rep.add(model.InvalidValue, "spec.sessionAffinity: %s is not an affinity, and is taken as None; write None or ClientIP", quote(string(svc.Spec.SessionAffinity)))
 	}
+}
+
+// healthCheckNodePort reads spec.healthCheckNodePort, which has a meaning only where a load balancer has to know which nodes
+// have endpoints.
+func healthCheckNodePort(svc *corev1.Service, rep *report) uint16 {
+	number := svc.Spec.HealthCheckNodePort
 	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && local && svc.Spec.HealthCheckNodePort != 0 {
-		rep.add(model.UnsupportedFeature, "spec.healthCheckNodePort: %d is not served yet: a load balancer that asks it finds no healthy node; let it check the node port, write externalTrafficPolicy: Cluster, or let another proxy serve the Service (label %s)", svc.Spec.HealthCheckNodePort, LabelServiceProxyName)
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || !local || number == 0 || !rep.port("spec.healthCheckNodePort", number) {
+		return 0
 	}
+	return uint16(number)
 }

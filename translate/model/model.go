@@ -103,6 +103,8 @@ type Service struct {
 	// SourceRanges are the sources that may dial the load balancer's addresses of a family: everyone where the map has no
 	// entry, nobody where the entry is empty. No two of them overlap.
 	SourceRanges map[Family][]netip.Prefix
+
+	HealthCheckNodePort uint16 // Where nodes tell the load balancer how many local endpoints they have; 0: nowhere.
 }
 
 // Port is one port of a Service.
@@ -266,6 +268,13 @@ type Frontend struct {
 
 	Routes       [Origins]Route // By Origin.
 	SourceRanges *SourceRanges  // Who may dial it at all, on the way of Routes; everyone else is dropped. Nil: everyone may.
+	HealthCheck  *HealthCheck   // Of the Service, on its ClusterIP frontends, in their family; nil if it has none.
+}
+
+// HealthCheck is what a node answers a load balancer that asks whether to send it connections.
+type HealthCheck struct {
+	Port           uint16 `json:"port"`
+	LocalEndpoints int    `json:"localEndpoints"` // Addresses on the node of which an endpoint is ready; the weight of the node.
 }
 
 // SourceRanges limit who may dial a load balancer's address.
@@ -332,6 +341,7 @@ const (
 	UnsupportedProtocol Reason = "UnsupportedProtocol" // SCTP.
 	UnsupportedFeature  Reason = "UnsupportedFeature"  // A field whose meaning is not there yet.
 	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
+	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )
 

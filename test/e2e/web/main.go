@@ -61,7 +61,12 @@ func serve(port int, linger time.Duration) error {
 		return err
 	case <-ctx.Done():
 	}
-	<-time.After(linger)
+	// Connections are still taken until all nodes know that the Pod is going.
+	select {
+	case err := <-failed:
+		return err
+	case <-time.After(linger):
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return server.Shutdown(ctx)

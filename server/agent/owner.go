@@ -132,6 +132,8 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-o.held():
+		case <-o.nextLook():
+			o.table.LookAgain(time.Now())
 		case <-o.unserved():
 		case <-inspect.C:
 			o.inspect(ctx)
@@ -370,6 +372,14 @@ func (o *owner) patience() <-chan time.Time {
 	default:
 		return nil
 	}
+}
+
+// nextLook returns a channel that fires when the kernel's table has to look for flows again.
+func (o *owner) nextLook() <-chan time.Time {
+	if at := o.table.NextLook(); !at.IsZero() {
+		return time.After(time.Until(at))
+	}
+	return nil
 }
 
 // held returns a channel that fires when it is worth looking whether the hold is over.

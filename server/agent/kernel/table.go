@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"sigs.k8s.io/knftables"
 
@@ -55,6 +56,9 @@ type Table struct {
 	podLinks []string             // That the kernel has.
 	static   bool                 // The kernel has the chains of node and generations.
 	complete bool                 // The kernel has the table at all.
+
+	stale flowFilter   // Flows that are still to be forgotten.
+	later []laterFlows // Others' flows that are to be looked for again.
 }
 
 // New returns a table that is not in the kernel before the first Commit. It fails when nft is missing or too old.
@@ -105,7 +109,7 @@ func (t *Table) Forget() { t.complete = false }
 
 // Dirty reports whether a Commit has anything to do.
 func (t *Table) Dirty() bool {
-	return !t.complete || !t.static || len(t.changed) > 0 || !slices.Equal(t.podLinks, t.node.PodLinks)
+	return !t.complete || !t.static || len(t.changed) > 0 || !t.stale.empty() || !slices.Equal(t.podLinks, t.node.PodLinks)
 }
 
 // Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
@@ -114,10 +118,10 @@ func (t *Table) Commit(ctx context.Context) error {
 	if !t.Dirty() {
 		return nil
 	}
-	next, stale, err := t.write(ctx, false)
+	next, removed, added, err := t.write(ctx, false)
 	if err != nil && !t.complete {
 		// What another version left in the kernel may be of a kind that cannot be changed.
-		next, stale, err = t.write(ctx, true)
+		next, removed, added, err = t.write(ctx, true)
 	}
 	if err != nil {
 		t.complete = false
@@ -133,12 +137,14 @@ func (t *Table) Commit(ctx context.Context) error {
 	}
 	clear(t.changed)
 	t.complete, t.static, t.podLinks = true, true, t.node.PodLinks
-	return forgetFlows(stale)
+	t.stale.add(removed, added)
+	t.lookAgain(added, time.Now())
+	return t.forgetFlows()
 }
 
 // write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
 // kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
-func (t *Table) write(ctx context.Context, replace bool) (next map[string][]element, stale []element, err error) {
+func (t *Table) write(ctx context.Context, replace bool) (next map[string][]element, removed, added []element, err error) {
 	tx := t.nft.NewTransaction()
 	if !t.complete {
 		tx.Add(&knftables.Table{})
@@ -154,20 +160,19 @@ func (t *Table) write(ctx context.Context, replace bool) (next map[string][]elem
 	if !t.complete || !t.static {
 		t.addChains(tx)
 	}
-	next, stale = t.addElements(tx)
-	return next, stale, t.nft.Run(ctx, tx)
+	next, removed, added = t.addElements(tx)
+	return next, removed, added, t.nft.Run(ctx, tx)
 }
 
 // addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
-// frontends that it looked at, and those whose flows must start anew.
-func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]element, stale []element) {
+// frontends that it looked at, and those that go and come.
+func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]element, removed, added []element) {
 	names := slices.Collect(maps.Keys(t.changed))
 	if !t.complete {
 		names = slices.Collect(maps.Keys(t.wanted))
 	}
 	slices.Sort(names)
 	next = map[string][]element{}
-	var removed, added []element
 	for _, name := range names {
 		var old, elements []element
 		if t.complete {
@@ -187,7 +192,7 @@ func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]elemen
 	for _, e := range added {
 		tx.Add(e.nft())
 	}
-	return next, removed
+	return next, removed, added
 }
 
 // unused returns the elements, each once, that no wanted frontend has. Those of maps are a single frontend's; a cluster IP may

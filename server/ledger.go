@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -19,12 +20,18 @@ type ledger struct {
 
 	mu       sync.Mutex // Guards what follows. Nothing else is locked under it.
 	world    []model.Problem
-	rendered map[model.ServiceKey]model.Problem // Services whose resources were left out.
-	known    map[model.Problem]bool             // All of them, as logged.
+	rendered map[model.ServiceKey]leftOut // Services whose resources were left out.
+	known    map[model.Problem]bool       // All of them, as logged.
+}
+
+// leftOut is why a unit's resources were left out.
+type leftOut struct {
+	unit    uint64
+	problem model.Problem
 }
 
 func newLedger(log *slog.Logger) *ledger {
-	return &ledger{log: log, rendered: map[model.ServiceKey]model.Problem{}, known: map[model.Problem]bool{}}
+	return &ledger{log: log, rendered: map[model.ServiceKey]leftOut{}, known: map[model.Problem]bool{}}
 }
 
 // setWorld replaces what is wrong with the cluster's objects.
@@ -35,22 +42,31 @@ func (l *ledger) setWorld(problems []model.Problem) {
 	l.update()
 }
 
-// setRendered says what keeps a Service's resources from being published; nil that nothing is known to.
-func (l *ledger) setRendered(key model.ServiceKey, err error) {
+// leftOut says what keeps a Service's resources from being published, as far as one unit of it is concerned.
+func (l *ledger) leftOut(key model.ServiceKey, unit uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, known := l.rendered[key]; !known && err == nil {
-		return
-	}
-	delete(l.rendered, key)
-	if err != nil {
-		l.rendered[key] = model.Problem{
-			Object:  model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}.String(),
-			Reason:  model.InvalidObject,
-			Message: fmt.Sprintf("its resources would be rejected by Envoy, so the Service is not forwarded: %v", err),
-		}
-	}
+	l.rendered[key] = leftOut{unit, model.Problem{
+		Object:  model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}.String(),
+		Reason:  model.InvalidObject,
+		Message: fmt.Sprintf("its resources would be rejected by Envoy, so the Service is not forwarded: %v", err),
+	}}
 	l.update()
+}
+
+// replaced says which unit each of some Services has now; 0 is none. What earlier ones said is void. It is called once the cache
+// has the units: until then it may ask an earlier one for a variant.
+func (l *ledger) replaced(units map[model.ServiceKey]uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := len(l.rendered)
+	maps.DeleteFunc(l.rendered, func(key model.ServiceKey, r leftOut) bool {
+		unit, replaced := units[key]
+		return replaced && r.unit != unit
+	})
+	if len(l.rendered) < before {
+		l.update()
+	}
 }
 
 // update logs the difference between what is wrong and what was. The lock is held.
@@ -86,8 +102,8 @@ func (l *ledger) report(message string, level slog.Level, problems []model.Probl
 // all returns everything that is wrong, in order. The lock is held.
 func (l *ledger) all() []model.Problem {
 	all := slices.Clone(l.world)
-	for _, p := range l.rendered {
-		all = append(all, p)
+	for _, r := range l.rendered {
+		all = append(all, r.problem)
 	}
 	slices.SortFunc(all, model.Problem.Compare)
 	return all

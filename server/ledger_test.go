@@ -9,7 +9,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/watch"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -57,18 +61,23 @@ func TestLedgerLogsOnlyChanges(t *testing.T) {
 func TestLedgerKnowsServicesThatWereLeftOut(t *testing.T) {
 	l, log := logged()
 	key := model.ServiceKey{Namespace: "default", Name: "web"}
-	l.setRendered(key, nil)
+	l.replaced(map[model.ServiceKey]uint64{key: 1})
 	if got := log(); got != "" {
 		t.Errorf("logged %q about nothing", got)
 	}
-	l.setRendered(key, errors.New("bad cluster"))
+	l.leftOut(key, 1, errors.New("bad cluster"))
 	if got := log(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "bad cluster") {
 		t.Errorf("logged %q", got)
 	}
 	if p := l.problems(); len(p) != 1 || p[0].Object != "Service default/web" || p[0].Reason != model.InvalidObject {
 		t.Errorf("problems %+v", p)
 	}
-	l.setRendered(key, nil)
+	l.leftOut(key, 2, errors.New("bad cluster")) // While the cache takes the next unit, which is no better.
+	l.replaced(map[model.ServiceKey]uint64{key: 2})
+	if got := log(); got != "" || len(l.problems()) != 1 {
+		t.Errorf("logged %q, problems %+v", got, l.problems())
+	}
+	l.replaced(map[model.ServiceKey]uint64{key: 3})
 	if got := log(); !strings.Contains(got, "solved") || len(l.problems()) != 0 {
 		t.Errorf("logged %q, problems %+v", got, l.problems())
 	}
@@ -84,5 +93,30 @@ func TestLedgerDoesNotFloodTheLog(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(log()), "\n")
 	if len(lines) != maxLogged+1 || !strings.Contains(lines[maxLogged], "more=9980") {
 		t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
+	}
+}
+
+// A problem of a unit that is replaced, or gone, is solved.
+func TestReplacedUnitHasNoProblem(t *testing.T) {
+	l, _ := logged()
+	c := cache.New(cache.Config{})
+	m, err := newMetrics(metricnoop.NewMeterProvider().Meter(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newReceipts(tracenoop.NewTracerProvider().Tracer(""), m, slog.New(slog.DiscardHandler))
+	r.cache = c
+	o := newOwner(&owner{queue: watch.NewQueue(), ledger: l, receipts: r, metrics: m, log: slog.New(slog.DiscardHandler)})
+	key := model.ServiceKey{Namespace: "default", Name: "web"}
+	o.apply(watch.Batch{Synced: true})
+	gone := model.Object{Key: model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}}
+	there := gone
+	there.Service = &model.Service{Key: key}
+	for _, object := range []model.Object{there, gone} {
+		l.leftOut(key, 77, errors.New("bad cluster")) // As an earlier unit's Resources does.
+		o.apply(watch.Batch{Synced: true, Changes: []watch.Change{{Object: object}}})
+		if p := l.problems(); len(p) != 0 {
+			t.Errorf("still listed: %+v", p)
+		}
 	}
 }

@@ -33,6 +33,7 @@ type owner struct {
 	nodes     map[string]published        // What the cache knows of each node.
 	stale     map[string]bool             // Nodes whose object was touched since.
 	first     bool                        // Nothing has been published yet.
+	units     uint64                      // How many units there have been.
 }
 
 // published is what the cache was told of a node.
@@ -73,8 +74,9 @@ func (o *owner) apply(batch watch.Batch) {
 	}
 	services := o.world.Changed()
 	update := cache.Update{Units: map[string]cache.Unit{}, Views: map[string]*model.View{}}
+	units := make(map[model.ServiceKey]uint64, len(services))
 	for _, key := range services {
-		o.translateService(key, &update)
+		units[key] = o.translateService(key, &update)
 	}
 	for name := range o.stale {
 		o.translateNode(name, &update)
@@ -92,6 +94,7 @@ func (o *owner) apply(batch watch.Batch) {
 	receipt := newReceipt(o.receipts.tracer, changes, started)
 	update.Traceparent = receipt.traceparent()
 	o.receipts.publish(update, receipt)
+	o.ledger.replaced(units)
 	o.metrics.published(receipt)
 	o.remember(services, receipt.seq)
 	if o.first {
@@ -136,17 +139,18 @@ func (o *owner) count() {
 	o.metrics.nodes.Store(int64(len(o.nodes)))
 }
 
-// translateService adds to the update what a Service contributes now.
-func (o *owner) translateService(key model.ServiceKey, update *cache.Update) {
-	o.ledger.setRendered(key, nil) // The cache asks the new unit.
+// translateService adds to the update what a Service contributes now, and returns the number of its unit, 0 if it has none.
+func (o *owner) translateService(key model.ServiceKey, update *cache.Update) uint64 {
 	plan := o.world.Plan(key)
 	if plan == nil {
 		o.frontends.set(key, 0)
 		update.Units[key.String()] = nil
-		return
+		return 0
 	}
 	o.frontends.set(key, plan.Size())
-	update.Units[key.String()] = serviceUnit{key, plan, o.domain, o.ledger}
+	o.units++
+	update.Units[key.String()] = serviceUnit{key, plan, o.domain, o.ledger, o.units}
+	return o.units
 }
 
 // translateNode adds to the update what a node contributes now. A Node object is written every few minutes, by its

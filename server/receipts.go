@@ -33,7 +33,7 @@ type receipts struct {
 	log     *slog.Logger
 	cache   *cache.Cache
 
-	mu    sync.Mutex // Guards what follows; the cache is not called under it.
+	mu    sync.Mutex // Guards what follows. The cache may be called under it: the cache calls an Observer without its own lock.
 	kept  []*receipt // In order of seq.
 	nodes map[string]*acks
 	limit int // Of nodes, before those that are gone are looked for.

@@ -15,6 +15,7 @@ type serviceUnit struct {
 	plan   *translate.Plan
 	domain grpc.Domain
 	ledger *ledger
+	unit   uint64 // Differs from those of all other units.
 }
 
 // Variant returns the part of a view that matters to the Service.
@@ -29,7 +30,7 @@ func (u serviceUnit) Resources(variant string) []cache.Resource {
 	for _, r := range rendered {
 		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
 		if err != nil {
-			u.ledger.setRendered(u.key, err)
+			u.ledger.leftOut(u.key, u.unit, err)
 			return nil
 		}
 		resources = append(resources, resource)

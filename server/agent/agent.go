@@ -236,18 +236,21 @@ func makeFolders(config Config) error {
 }
 
 // listen makes a unix socket that only one user, and root, can connect to, in the place of one that an earlier agent left
-// behind.
+// behind. It is made in a folder that only root can enter, since a socket's mode cannot be set before it listens.
 func listen(path string, user int) (*net.UnixListener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("replace socket: %w", err)
+	private, err := os.MkdirTemp(filepath.Dir(path), ".")
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	defer os.RemoveAll(private)
+	made := filepath.Join(private, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	// The next agent's socket may be at the path by the time this one closes.
 	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(path, 0o600), os.Chown(path, user, user)); err != nil {
+	if err := errors.Join(os.Chmod(made, 0o600), os.Chown(made, user, user), os.Rename(made, path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("socket: %w", err), l.Close())
 	}
 	return l, nil

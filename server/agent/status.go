@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -62,7 +63,16 @@ func (o *owner) note(err error) {
 	}
 	// As kube-proxy, a node is not given up for a change that it takes a while to carry out.
 	s.healthy = o.node.complete() && s.Current != 0 && (err == nil || time.Since(o.failing) < kernelPatience)
+	if old := o.status.Load(); old.same(s) {
+		s.Since = old.Since
+	}
 	o.status.Store(s)
+}
+
+// same reports whether two statuses are the same state: the kernel, the Envoys and what is wrong.
+func (s *Status) same(o *Status) bool {
+	return s.Frontends == o.Frontends && s.Programmed == o.Programmed && s.Error == o.Error && s.Current == o.Current &&
+		slices.Equal(s.Generations, o.Generations)
 }
 
 // Status returns the agent's present state. It may be called from any goroutine.

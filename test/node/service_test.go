@@ -13,8 +13,8 @@ import (
 	"github.com/fairlead/fairlead/server/lab"
 )
 
-// Address plan of Services, beside the lab's. A Service of number N has 10.96.x.y, 192.0.2… and 198.51.100… where the
-// last bytes are N, and the same in IPv6.
+// Address plan of Services, beside the lab's. A Service of number N has 10.96.x.y, 198.18.x.y and 198.19.x.y (the range
+// for benchmarks), where x and y follow from N, and addresses like them in IPv6.
 const (
 	servicePort   = 80
 	firstNodePort = 30000
@@ -38,14 +38,14 @@ func (k kind) String() string {
 // prefixes of the addresses of the kinds that have their own, in both families.
 var prefixes = map[kind][2]string{
 	clusterIP:    {"10.96.%d.%d", "fd00:96::%x:%x"},
-	loadBalancer: {"192.18.%d.%d", "2001:db8:18::%x:%x"},
-	externalIP:   {"192.19.%d.%d", "2001:db8:19::%x:%x"},
+	loadBalancer: {"198.18.%d.%d", "2001:db8:18::%x:%x"},
+	externalIP:   {"198.19.%d.%d", "2001:db8:19::%x:%x"},
 }
 
 // servicePrefixes hold all addresses of Services.
 var servicePrefixes = []netip.Prefix{
 	netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/96"),
-	netip.MustParsePrefix("192.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32"),
+	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32"),
 }
 
 var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/translate/frontendpb"
@@ -66,7 +67,7 @@ func state(t *testing.T, h *lab.Node) []string {
 				return err
 			}
 			for _, r := range routes {
-				if r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() && r.Dst.IP.To4() == nil || r.Dst.IP.IsMulticast()) {
+				if r.Table == unix.RT_TABLE_LOCAL || r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() && r.Dst.IP.To4() == nil || r.Dst.IP.IsMulticast()) {
 					continue // The kernel's own, which come some time after their link.
 				}
 				all = append(all, fmt.Sprint("route ", family, r.Dst, r.Gw, r.Table, r.LinkIndex, r.Type))

@@ -275,7 +275,7 @@ func TestWatch(t *testing.T) {
 	disturbed := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	ready := make(chan struct{})
-	go func() { done <- watch(t.Context(), disturbed, func() { close(ready) }) }()
+	go func() { done <- watch(t.Context(), disturbed, subscribe, func() { close(ready) }) }()
 	<-ready
 	tx := other.NewTransaction()
 	tx.Add(&knftables.Table{})

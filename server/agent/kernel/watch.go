@@ -3,8 +3,11 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,31 +24,63 @@ const (
 	deleteSet   = 11 // NFT_MSG_DELSET
 )
 
+// resubscribeAfter is how long Watch waits after an error that lasts, before it subscribes anew.
+const resubscribeAfter = time.Second
+
+// receiver is a subscription to the kernel's news.
+type receiver interface {
+	Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error)
+	Close()
+}
+
+// subscribe subscribes to the news of nftables.
+func subscribe() (receiver, error) { return nl.Subscribe(unix.NETLINK_NETFILTER, tablesGroup) }
+
 // Watch sends to disturbed whenever something was deleted from the agent's table, be it by the agent itself, until ctx
-// ends. disturbed needs room for one; what is already told is not told again.
+// ends. disturbed needs room for one; what is already told is not told again. An error is that of the first subscription.
 func Watch(ctx context.Context, disturbed chan<- struct{}) error {
-	return watch(ctx, disturbed, func() {})
+	return watch(ctx, disturbed, subscribe, func() {})
 }
 
 // watch calls ready when nothing can escape it any more.
-func watch(ctx context.Context, disturbed chan<- struct{}, ready func()) error {
-	socket, err := nl.Subscribe(unix.NETLINK_NETFILTER, tablesGroup)
+func watch(ctx context.Context, disturbed chan<- struct{}, subscribe func() (receiver, error), ready func()) error {
+	r, err := subscribe()
 	if err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
-	defer socket.Close()
-	stop := context.AfterFunc(ctx, socket.Close)
-	defer stop()
 	ready()
 	for {
-		messages, _, err := socket.Receive()
-		if ctx.Err() != nil {
-			return nil
+		if err == nil {
+			follow(ctx, disturbed, r)
 		}
-		if err != nil {
-			// The kernel drops news when there are too many; any of them may have been about the table.
-			tell(disturbed)
-			continue
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(resubscribeAfter):
+		}
+		if r, err = subscribe(); err == nil {
+			tell(disturbed) // Nothing was heard meanwhile.
+		}
+	}
+}
+
+// follow passes on what r receives until that fails, or ctx ends. It closes r.
+func follow(ctx context.Context, disturbed chan<- struct{}, r receiver) {
+	stop := context.AfterFunc(ctx, r.Close)
+	defer func() {
+		if stop() {
+			r.Close()
+		}
+	}()
+	for {
+		messages, _, err := r.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, unix.ENOBUFS):
+			tell(disturbed) // The kernel drops news when there are too many; any of them may have been about the table.
+		case err != nil:
+			return
 		}
 		for _, m := range messages {
 			if deletes(m.Header.Type) && ofTable(m.Data) {

@@ -33,6 +33,7 @@ require (
 	k8s.io/apimachinery v0.37.2 // what Kubernetes' types are made of
 	k8s.io/client-go v0.37.2 // informers, which survive what an API server can do
 	k8s.io/klog/v2 v2.140.0 // client-go logs there; it is led into our log
+	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // the API server's own decoder, which says which fields an object does not have
 	sigs.k8s.io/knftables v0.0.22 // kube-proxy's own way to nftables: transactions, and errors that name the object
 	sigs.k8s.io/yaml v1.6.0 // manifests are read as Kubernetes reads them
 )
@@ -97,7 +98,6 @@ require (
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
-	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )

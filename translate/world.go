@@ -24,6 +24,7 @@ type World struct {
 	changed  map[model.ServiceKey]bool
 	large    map[model.ServiceKey]bool // Services with more endpoints than one set can hold.
 	problems map[string][]model.Problem
+	legacy   map[model.ServiceKey][]model.Problem // Of v1 Endpoints, which matter unless the Service has slices.
 }
 
 // entry is what is known of one Service. The object itself may be missing while there are slices, and the other way
@@ -44,16 +45,22 @@ func NewWorld() *World {
 		changed:  map[model.ServiceKey]bool{},
 		large:    map[model.ServiceKey]bool{},
 		problems: map[string][]model.Problem{},
+		legacy:   map[model.ServiceKey][]model.Problem{},
 	}
 }
 
 // Set adds an object or replaces the one with its key. An object that means nothing is as good as deleted, but for its
 // problems.
 func (w *World) Set(o model.Object) {
+	service := model.ServiceKey{Namespace: o.Key.Namespace, Name: o.Key.Name}
+	if o.Key.Kind == model.KindEndpoints {
+		setOrDelete(w.legacy, service, o.Problems)
+		return
+	}
 	w.SetProblems(o.Key.String(), o.Problems)
 	switch o.Key.Kind {
 	case model.KindService:
-		w.setService(model.ServiceKey{Namespace: o.Key.Namespace, Name: o.Key.Name}, o.Service)
+		w.setService(service, o.Service)
 	case model.KindEndpointSlice:
 		w.setSlice(o.Key, o.Slice)
 	case model.KindNode:
@@ -70,10 +77,14 @@ func (w *World) Delete(k model.ObjectKey) { w.Set(model.Object{Key: k}) }
 
 // SetProblems replaces what is wrong with a source of objects, such as a file that cannot be read.
 func (w *World) SetProblems(source string, problems []model.Problem) {
+	setOrDelete(w.problems, source, problems)
+}
+
+func setOrDelete[K comparable](all map[K][]model.Problem, key K, problems []model.Problem) {
 	if len(problems) == 0 {
-		delete(w.problems, source)
+		delete(all, key)
 	} else {
-		w.problems[source] = problems
+		all[key] = problems
 	}
 }
 
@@ -207,6 +218,11 @@ func (w *World) Problems() []model.Problem {
 	all := w.claims.problems()
 	for _, p := range w.problems {
 		all = append(all, p...)
+	}
+	for k, p := range w.legacy {
+		if e := w.services[k]; e != nil && e.service != nil && len(e.slices) == 0 {
+			all = append(all, p...)
+		}
 	}
 	for k := range w.large {
 		if plan := w.Plan(k); plan != nil {

@@ -20,13 +20,13 @@ The answer comes from the code that decides.`,
   kubectl get services,endpointslices,nodes -A -o yaml | fairlead explain default/web -f -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q.Service, q.Manifests.Stdin = args[0], cmd.InOrStdin()
+			q.Service, q.Manifests.Stdin, q.Manifests.Notes = args[0], cmd.InOrStdin(), cmd.ErrOrStderr()
 			return inspect.AnswerQuestion(cmd.Context(), q, cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&q.Admin, "admin", defaultAdmin, "Admin address of a control plane, asked unless there is -f.")
-	flags.StringArrayVarP(&q.Manifests.Paths, "filename", "f", nil, "File of YAML or JSON documents, folder of such files, or - for standard input; may be repeated.")
+	flags.StringArrayVarP(&q.Manifests.Paths, "filename", "f", nil, filenameUsage)
 	flags.StringVar(&q.From, "from", "", "Only connections that start at: pod, node or outside.")
 	flags.StringArrayVar(&q.Nodes, "node", nil, "Name of a node; may be repeated. By default all.")
 	flags.StringVarP(&q.Format, "output", "o", "text", "Form of the output: "+strings.Join(inspect.Formats, " or ")+".")

@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/fairlead/fairlead/server/offline"
 )
 
 func main() { os.Exit(run()) }
@@ -36,7 +39,15 @@ func run() int {
 	)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "fairlead:", err)
-		return 1
+		return exitCode(err)
 	}
 	return 0
+}
+
+// exitCode tells an answer that asks for attention, 3, from none, 1.
+func exitCode(err error) int {
+	if errors.Is(err, offline.ErrProblems) {
+		return 3
+	}
+	return 1
 }

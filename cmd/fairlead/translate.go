@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,23 +9,41 @@ import (
 	"github.com/fairlead/fairlead/server/offline"
 )
 
+// filenameUsage describes the flag -f.
+const filenameUsage = "File of YAML or JSON documents, folder of such files, quoted pattern of either, or - for standard input; may be repeated."
+
 func newTranslateCommand() *cobra.Command {
-	var config offline.Config
+	var (
+		config offline.Config
+		failOn string
+	)
 	cmd := &cobra.Command{
 		Use:   "translate -f PATH... --node NAME",
 		Short: "Print what a node does with manifests, without a cluster",
 		Long: `Reads Services, EndpointSlices and Nodes, and prints the forwarding table of one node: every address that it
-answers for, where connections from pods, from the node itself and from outside go, and what is wrong with the objects.`,
+answers for, where connections from pods, from the node itself and from outside go, and what is wrong with the objects. Objects of
+other kinds are counted on standard error.
+
+Exit codes: 0 if the manifests were read, whatever the problems of single objects; 1 if nothing could be read or a flag
+is wrong; 3 if there are problems and --fail-on problems is given, for a check in CI.`,
 		Example: `  fairlead translate -f examples/quickstart --node n1
-  kubectl get services,endpointslices,nodes -A -o yaml | fairlead translate -f - --node n1 -o json`,
+  kubectl get services,endpointslices,nodes -A -o yaml | fairlead translate -f - --node n1 -o json
+  fairlead translate -f manifests --node n1 --fail-on problems`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config.Stdin = cmd.InOrStdin()
+			config.Stdin, config.Notes = cmd.InOrStdin(), cmd.ErrOrStderr()
+			switch failOn {
+			case "nothing", "problems":
+				config.FailOnProblems = failOn == "problems"
+			default:
+				return fmt.Errorf("--fail-on %q: use nothing or problems", failOn)
+			}
 			return offline.Run(config, cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&config.Paths, "filename", "f", nil, "File of YAML or JSON documents, folder of such files, or - for standard input; may be repeated.")
+	flags.StringVar(&failOn, "fail-on", "nothing", "What makes the exit code 3: nothing or problems.")
+	flags.StringArrayVarP(&config.Paths, "filename", "f", nil, filenameUsage)
 	flags.StringVar(&config.Node, "node", "", "Name of the node.")
 	flags.StringVarP(&config.Format, "output", "o", offline.Formats[0], "Form of the output: "+strings.Join(offline.Formats, ", ")+".")
 	flags.StringVar(&config.ServiceProxyName, "service-proxy-name", "", "Which Services are ours: those whose label service.kubernetes.io/service-proxy-name has this value; by default those without the label.")

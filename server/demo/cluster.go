@@ -25,17 +25,17 @@ func (d *demo) buildNetwork(context.Context) (string, error) {
 	if err := os.CopyFS(d.manifests(), os.DirFS(d.config.Manifests)); err != nil {
 		return "", fmt.Errorf("copy the manifests (run this in the checkout, or name their folder): %w", err)
 	}
-	objects, problems, err := watch.ReadManifests([]string{d.manifests()}, nil)
+	manifests, err := watch.ReadManifests([]string{d.manifests()}, nil)
 	if err != nil {
 		return "", err
 	}
-	if len(problems) > 0 {
-		return "", fmt.Errorf("%s: %s: %s", problems[0].Object, problems[0].Reason, problems[0].Message)
+	if p := manifests.Problems; len(p) > 0 {
+		return "", fmt.Errorf("%s: %s: %s", p[0].Object, p[0].Reason, p[0].Message)
 	}
 	if d.lab, err = lab.New(); err != nil {
 		return "", err
 	}
-	for _, o := range objects {
+	for _, o := range manifests.Objects {
 		switch o := o.(type) {
 		case *corev1.Node:
 			err = errors.Join(err, d.addNode(o))
@@ -49,7 +49,7 @@ func (d *demo) buildNetwork(context.Context) (string, error) {
 	if len(d.nodes) < 2 {
 		return "", fmt.Errorf("%s describes %d nodes: the story needs two", d.config.Manifests, len(d.nodes))
 	}
-	for _, o := range objects {
+	for _, o := range manifests.Objects {
 		if s, ok := o.(*discoveryv1.EndpointSlice); ok {
 			for i := range s.Endpoints {
 				if err := d.addPod(s, &s.Endpoints[i]); err != nil {

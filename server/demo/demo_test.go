@@ -76,12 +76,12 @@ func TestEditWeb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, problems, err := watch.ReadManifests([]string{d.manifests()}, nil)
-	if err != nil || len(problems) > 0 {
-		t.Fatal(err, problems)
+	read, err := watch.ReadManifests([]string{d.manifests()}, nil)
+	if err != nil || len(read.Problems) > 0 {
+		t.Fatal(err, read.Problems)
 	}
 	edited := 0
-	for _, o := range objects {
+	for _, o := range read.Objects {
 		s, ok := o.(*discoveryv1.EndpointSlice)
 		if !ok || podOf(s, "web-2") == nil {
 			continue

@@ -62,5 +62,20 @@ func ask(ctx context.Context, q Question) (explain.Report, error) {
 	if err != nil {
 		return explain.Report{}, err
 	}
-	return explain.New(world, key, q.Nodes)
+	report, err := explain.New(world, key, q.Nodes)
+	if err != nil {
+		err = withUnread(err, world.Problems())
+	}
+	return report, err
+}
+
+// withUnread adds to an error what could not be read of the manifests, which may be what was asked about.
+func withUnread(err error, problems []model.Problem) error {
+	unread := slices.DeleteFunc(problems, func(p model.Problem) bool {
+		return p.Reason != model.Unreadable && p.Reason != model.InvalidObject && p.Reason != model.UnsupportedObject
+	})
+	if len(unread) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; %d parts of the manifests could not be read, the first: %s: %s", err, len(unread), unread[0].Object, unread[0].Message)
 }

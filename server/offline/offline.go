@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -29,14 +30,21 @@ type Config struct {
 	Node             string
 	ServiceProxyName string // As of kube.Reader.
 	Format           string // One of Formats.
+	FailOnProblems   bool
+
+	// Notes is where a line goes that counts the objects of kinds that were passed over.
+	Notes io.Writer
 }
+
+// ErrProblems is the error of manifests with problems, where those are asked to be one. They were told already.
+var ErrProblems = errors.New("there are problems, see the output")
 
 // Formats are the forms of an answer: the forwarding table for people, the same for programs, and the resources that the
 // node's agent and Envoy are served.
 var Formats = []string{"table", "json", "xds"}
 
-// Run writes the answer. Manifests with faults are answered with their problems; the error is about the configuration, or
-// a path that cannot be read.
+// Run writes the answer. Manifests with faults are answered with their problems. The error is about the configuration, a
+// path that cannot be read, manifests in which there is nothing to read, or it is ErrProblems.
 func Run(cfg Config, w io.Writer) error {
 	switch {
 	case len(cfg.Paths) == 0:
@@ -46,11 +54,12 @@ func Run(cfg Config, w io.Writer) error {
 	case !slices.Contains(Formats, cfg.Format):
 		return fmt.Errorf("format %q: choose one of %q", cfg.Format, Formats)
 	}
-	table, err := load(cfg)
-	if err != nil {
-		return err
+	world, nothing := World(cfg)
+	if world == nil {
+		return nothing
 	}
-	text := []byte(table.Text())
+	table := world.Table(cfg.Node)
+	text, err := []byte(table.Text()), error(nil)
 	switch cfg.Format {
 	case "json":
 		text, err = table.JSON()
@@ -60,32 +69,47 @@ func Run(cfg Config, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(text)
-	return err
-}
-
-// load reads the manifests and returns the node's table.
-func load(cfg Config) (translate.Table, error) {
-	world, err := World(cfg)
-	if err != nil {
-		return translate.Table{}, err
+	if _, err = w.Write(text); err != nil {
+		return err
 	}
-	return world.Table(cfg.Node), nil
+	if nothing == nil && cfg.FailOnProblems && len(table.Problems) > 0 {
+		return ErrProblems
+	}
+	return nothing
 }
 
-// World reads the manifests of a configuration and returns what is in them.
+// World reads the manifests of a configuration and returns what is in them. If that is nothing, it returns what is wrong
+// with them, and an error besides; without a World, the error is about a path that cannot be read.
 func World(cfg Config) (*translate.World, error) {
-	objects, problems, err := watch.ReadManifests(cfg.Paths, cfg.Stdin)
+	manifests, err := watch.ReadManifests(cfg.Paths, cfg.Stdin)
 	if err != nil {
 		return nil, err
 	}
 	world := translate.NewWorld()
-	world.SetProblems("manifests", problems)
+	world.SetProblems("manifests", manifests.Problems)
 	reader := kube.Reader{ServiceProxyName: cfg.ServiceProxyName}
-	for _, o := range objects {
+	for _, o := range manifests.Objects {
 		world.Set(reader.Read(o, time.Time{}))
 	}
-	return world, nil
+	passedOver := manifests.PassedOver.String()
+	if len(manifests.Objects) > 0 {
+		if passedOver != "" && cfg.Notes != nil {
+			fmt.Fprintf(cfg.Notes, "passed over: %s\n", passedOver)
+		}
+		return world, nil
+	}
+	why := "they are empty"
+	switch {
+	case len(manifests.Problems) > 0:
+		first := manifests.Problems[0]
+		why = fmt.Sprintf("%s: %s", first.Object, first.Message)
+		if more := len(manifests.Problems) - 1; more > 0 {
+			why += fmt.Sprintf("; and %d more", more)
+		}
+	case passedOver != "":
+		why = "there is only " + passedOver
+	}
+	return world, fmt.Errorf("no Service, EndpointSlice or Node could be read: %s", why)
 }
 
 // resource is one xDS resource in the answer.

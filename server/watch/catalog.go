@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fairlead/fairlead/translate/kube"
@@ -28,6 +25,8 @@ type file struct {
 	objects  map[model.ObjectKey]model.Object
 	problems []model.Problem
 	state    fileState
+
+	passedOver string // The objects of kinds that nobody reads here.
 }
 
 type fileState int
@@ -145,27 +144,15 @@ func sourceKey(path string) model.ObjectKey { return model.ObjectKey{Kind: KindS
 // readAll reads files on all cores, and returns them in the order of their paths.
 func readAll(paths []string, reader kube.Reader, seen time.Time) []*file {
 	files := make([]*file, len(paths))
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(paths)) {
-		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(paths); i = int(next.Add(1)) - 1 {
-				files[i] = readFile(paths[i], reader, seen)
-			}
-		})
-	}
-	workers.Wait()
+	each(len(paths), func(i int) { files[i] = readFile(paths[i], reader, seen) })
 	return files
 }
 
 // readFile reads one file.
 func readFile(path string, reader kube.Reader, seen time.Time) *file {
 	// Looked at before it is read: what is written in between makes it stale.
-	info, err := os.Stat(path)
-	var data []byte
-	if err == nil {
-		data, err = os.ReadFile(path)
-	}
+	info, _ := os.Stat(path)
+	data, err := readManifest(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &file{state: absent}
@@ -181,21 +168,22 @@ func readFile(path string, reader kube.Reader, seen time.Time) *file {
 
 // parse reads the documents of one file.
 func parse(path string, data []byte, reader kube.Reader, seen time.Time) *file {
-	m := manifestReader{seen: map[model.ObjectKey]string{}}
-	m.readDocuments(path, data)
-	f := &file{objects: make(map[model.ObjectKey]model.Object, len(m.objects)), problems: m.problems}
-	for _, p := range m.problems {
-		if p.Reason != model.DuplicateObject { // Of which the first counts.
-			f.state = broken
-		}
+	c := readDocuments(path, data)
+	objects := c.unique()
+	f := &file{objects: make(map[model.ObjectKey]model.Object, len(objects)), problems: c.problems, passedOver: c.passedOver.String()}
+	if slices.ContainsFunc(c.problems, func(p model.Problem) bool { return !harmless[p.Reason] }) {
+		f.state = broken
 	}
-	for _, typed := range m.objects {
-		o := reader.Read(typed, seen)
+	for _, found := range objects {
+		o := reader.Read(found.manifest, seen)
 		setChanged(&o, seen)
 		f.objects[o.Key] = o
 	}
 	return f
 }
+
+// harmless are the reasons that leave no doubt what the rest of a file says: it is not half written.
+var harmless = map[model.Reason]bool{model.DuplicateObject: true, model.InvalidField: true, model.UnsupportedObject: true}
 
 // setChanged dates an object to when its file was seen to have changed. Times within a manifest tell of an API server
 // that it was once read from.

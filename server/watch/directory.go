@@ -218,6 +218,9 @@ func (d *Directory) load(paths []string) {
 	changed := map[model.ObjectKey]bool{}
 	seen := time.Now()
 	for i, f := range readAll(paths, d.reader, seen) {
+		if old := d.catalog.files[paths[i]]; f.passedOver != "" && (old == nil || old.passedOver != f.passedOver) {
+			d.cfg.Log.Info("objects of other kinds are passed over", "file", paths[i], "objects", f.passedOver)
+		}
 		d.catalog.put(paths[i], f, changed)
 	}
 	changes := make([]Change, 0, len(changed))

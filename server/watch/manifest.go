@@ -6,261 +6,257 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	utiljson "k8s.io/apimachinery/pkg/util/json"
-	"sigs.k8s.io/yaml"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Stdin is the path that stands for standard input.
-const Stdin = "-"
-
-// manifestSuffixes are the files of a folder that are read, as kubectl does.
-var manifestSuffixes = []string{".yaml", ".yml", ".json"}
+// Manifests is what stands in manifests.
+type Manifests struct {
+	Objects    []runtime.Object // Services, EndpointSlices, Nodes and Endpoints, the last as PartialObjectMetadata.
+	Problems   []model.Problem  // In order.
+	PassedOver Kinds            // The objects of kinds that nobody reads here.
+}
 
 // ReadManifests reads the Services, EndpointSlices and Nodes in files of YAML or JSON documents. A path is a file, a
-// folder, whose manifests are read but not those of its folders, or Stdin. Lists are opened; objects of other kinds are
-// passed over. What the API server would fill in is filled in.
+// folder, whose manifests are read but not those of its folders, a pattern of such paths, or Stdin. Lists are opened;
+// objects of other kinds are counted. What the API server would fill in is filled in.
 //
-// A document that cannot be read costs only itself, and so does a file of a folder: it is a Problem that names them. Of
-// several manifests of one object the first counts, in order of path and document, and the others are Problems. The
-// error is about a path of its argument that cannot be read at all.
-func ReadManifests(paths []string, stdin io.Reader) ([]runtime.Object, []model.Problem, error) {
+// A document that cannot be read costs only itself, and so does a file of a folder: it is a Problem that names them. A
+// field that its object does not have is a Problem, and the rest of the object counts. Of several manifests of one
+// object the first counts, in order of path and document, and the others are Problems. The error is about a path of its
+// argument that cannot be read at all.
+func ReadManifests(paths []string, stdin io.Reader) (Manifests, error) {
+	paths, err := expandPaths(paths)
+	if err != nil {
+		return Manifests{}, err
+	}
 	files, err := manifestFiles(paths)
 	if err != nil {
-		return nil, nil, err
+		return Manifests{}, err
 	}
-	r := manifestReader{seen: map[model.ObjectKey]string{}}
+	if len(files) == 0 {
+		return Manifests{}, fmt.Errorf("read manifests: no file in %s ends in %s, and files in folders of it are not read; name the files or their folder",
+			strings.Join(paths, ", "), strings.Join(manifestSuffixes, ", "))
+	}
+	var all contents
 	for _, f := range files {
-		if err := r.readFile(f, stdin); err != nil {
-			return nil, nil, err
-		}
-	}
-	slices.SortFunc(r.problems, model.Problem.Compare)
-	return r.objects, r.problems, nil
-}
-
-// manifestFile is one file to read.
-type manifestFile struct {
-	path  string
-	named bool // By the caller, who wants to hear when it cannot be read.
-}
-
-// manifestFiles returns the files that paths stand for, each once, in order.
-func manifestFiles(paths []string) ([]manifestFile, error) {
-	var files []manifestFile
-	for _, path := range paths {
-		if path == Stdin {
-			files = append(files, manifestFile{path, true})
-			continue
-		}
-		path = filepath.Clean(path)
-		info, err := os.Stat(path)
+		c, err := readPath(f, stdin)
 		if err != nil {
-			return nil, fmt.Errorf("read manifests: %w", err)
+			return Manifests{}, err
 		}
-		if !info.IsDir() {
-			files = append(files, manifestFile{path, true})
-			continue
-		}
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			return nil, fmt.Errorf("read manifests: %w", err)
-		}
-		for _, e := range entries {
-			if isManifest(e.Name()) {
-				files = append(files, manifestFile{path: filepath.Join(path, e.Name())})
-			}
-		}
+		all.add(c)
 	}
-	slices.SortStableFunc(files, func(a, b manifestFile) int { return strings.Compare(a.path, b.path) })
-	return slices.CompactFunc(files, func(a, b manifestFile) bool { return a.path == b.path }), nil
+	m := Manifests{PassedOver: all.passedOver}
+	for _, o := range all.unique() {
+		m.Objects = append(m.Objects, o.manifest)
+	}
+	m.Problems = all.problems
+	slices.SortFunc(m.Problems, model.Problem.Compare)
+	return m, nil
 }
 
-// isManifest reports whether a folder's entry is a manifest. Hidden files are an editor's, or a ConfigMap volume's own.
-func isManifest(name string) bool {
-	return !strings.HasPrefix(name, ".") && slices.Contains(manifestSuffixes, filepath.Ext(name))
-}
-
-// manifestReader collects what manifests hold.
-type manifestReader struct {
-	objects  []runtime.Object
-	problems []model.Problem
-	seen     map[model.ObjectKey]string // Where each object was found.
-}
-
-func (r *manifestReader) readFile(f manifestFile, stdin io.Reader) error {
+func readPath(f manifestFile, stdin io.Reader) (contents, error) {
+	name := f.path
 	var data []byte
 	var err error
-	name := f.path
 	if f.path == Stdin {
 		name = "standard input"
 		data, err = io.ReadAll(stdin)
 	} else {
-		data, err = os.ReadFile(f.path)
+		data, err = readManifest(f.path)
 	}
+	var c contents
 	switch {
 	case err == nil:
-		r.readDocuments(name, data)
+		c = readDocuments(name, data)
 	case f.named:
-		return fmt.Errorf("read manifests: %w", err)
-	case errors.Is(err, os.ErrNotExist): // Removed since the folder was listed.
+		return c, fmt.Errorf("read manifests: %w", err)
+	case errors.Is(err, fs.ErrNotExist): // Removed since the folder was listed.
 	default:
-		r.problem(name, model.Unreadable, err)
+		c.problem(name, model.Unreadable, err)
 	}
-	return nil
+	return c, nil
 }
 
-// readDocuments reads the documents of one file.
-func (r *manifestReader) readDocuments(name string, data []byte) {
-	for i, document := range splitDocuments(data) {
-		where := fmt.Sprintf("%s, document %d", name, i+1)
-		content, err := toJSON(document)
-		if err != nil {
-			r.problem(where, model.Unreadable, fmt.Errorf("not YAML: %w; correct the document", err))
-			continue
-		}
-		r.readObject(where, content)
+// contents is what was found in a part of a file.
+type contents struct {
+	objects    []found
+	problems   []model.Problem
+	passedOver Kinds
+}
+
+// found is an object and where it stands.
+type found struct {
+	where    string
+	key      model.ObjectKey
+	manifest manifest
+}
+
+// add appends what was found in the next part.
+func (c *contents) add(next contents) {
+	c.objects = append(c.objects, next.objects...)
+	c.problems = append(c.problems, next.problems...)
+	for kind, n := range next.passedOver {
+		c.passOver(kind, n)
 	}
 }
 
-// toJSON returns a document as JSON. Parsing YAML takes several times as long as all else that reading an object takes, so
-// a document that is JSON already is taken as it is.
-func toJSON(document []byte) ([]byte, error) {
-	if trimmed := bytes.TrimSpace(document); trimmed[0] == '{' && json.Valid(trimmed) {
-		return trimmed, nil
-	}
-	return yaml.YAMLToJSON(document)
+func (c *contents) problem(object string, reason model.Reason, err error) {
+	c.problems = append(c.problems, model.Problem{Object: object, Reason: reason, Message: err.Error()})
 }
 
-// splitDocuments splits a file at its lines of three dashes, before anything is parsed: so a broken document cannot hide
-// those after it. What follows the dashes on their line is part of the document. Empty documents do not count.
-func splitDocuments(data []byte) [][]byte {
-	var all [][]byte
-	start := 0
-	keep := func(end int) {
-		if document := data[start:end]; len(bytes.TrimSpace(document)) > 0 {
-			all = append(all, document)
-		}
+func (c *contents) passOver(kind string, n int) {
+	if c.passedOver == nil {
+		c.passedOver = Kinds{}
 	}
-	for at := 0; at < len(data); {
-		end := len(data)
-		if i := bytes.IndexByte(data[at:], '\n'); i >= 0 {
-			end = at + i + 1
+	c.passedOver[kind] += n
+}
+
+// unique returns the first of the manifests of each object. The others are problems.
+func (c *contents) unique() []found {
+	first := make(map[model.ObjectKey]string, len(c.objects))
+	return slices.DeleteFunc(c.objects, func(o found) bool {
+		where, again := first[o.key]
+		if again {
+			c.problem(o.where, model.DuplicateObject, fmt.Errorf("%s is described in %s already, which counts; remove one of the two", o.key, where))
+		} else {
+			first[o.key] = o.where
 		}
-		if rest, ok := bytes.CutPrefix(data[at:end], []byte("---")); ok && (len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n")) {
-			keep(at)
-			start = at + len("---")
-		}
-		at = end
+		return again
+	})
+}
+
+// inOrder reads n parts on all cores, and returns what was found in their order.
+func inOrder(n int, read func(int) contents) contents {
+	parts := make([]contents, n)
+	each(n, func(i int) { parts[i] = read(i) })
+	var all contents
+	for _, part := range parts {
+		all.add(part)
 	}
-	keep(len(data))
 	return all
 }
 
-// readObject reads one object, or the objects of a list.
-func (r *manifestReader) readObject(where string, content []byte) {
-	if bytes.Equal(bytes.TrimSpace(content), []byte("null")) {
-		return // Comments only.
+// readDocuments reads the documents of one file.
+func readDocuments(name string, data []byte) contents {
+	text, err := toUTF8(data)
+	if err != nil {
+		var c contents
+		c.problem(name, model.Unreadable, err)
+		return c
 	}
-	// Kubernetes' own decoder knows capitals from small letters in field names, which encoding/json does not.
-	var head struct {
-		metav1.TypeMeta
-		Items []json.RawMessage `json:"items"`
-	}
-	if err := utiljson.Unmarshal(content, &head); err != nil {
-		r.problem(where, model.InvalidObject, fmt.Errorf("not a Kubernetes object: %w; correct the document, or remove it", err))
-		return
-	}
-	switch head.APIVersion + " " + head.Kind {
-	case "v1 List", "v1 ServiceList", "v1 NodeList", "discovery.k8s.io/v1 EndpointSliceList":
-		for i, item := range head.Items {
-			r.readItem(fmt.Sprintf("%s, item %d", where, i+1), item, strings.TrimSuffix(head.Kind, "List"), head.APIVersion)
+	documents := splitDocuments(text)
+	return inOrder(len(documents), func(i int) contents {
+		where := fmt.Sprintf("%s, document %d", name, i+1)
+		values := documents[i].values()
+		if len(values) == 1 {
+			return readDocument(where, values[0])
 		}
-	case "v1 Service":
-		r.decode(where, content, model.KindService, &corev1.Service{})
-	case "v1 Node":
-		r.decode(where, content, model.KindNode, &corev1.Node{})
-	case "discovery.k8s.io/v1 EndpointSlice":
-		r.decode(where, content, model.KindEndpointSlice, &discoveryv1.EndpointSlice{})
-	case " ":
-		r.problem(where, model.InvalidObject, errors.New("apiVersion and kind are missing; is this a Kubernetes object?"))
+		return inOrder(len(values), func(j int) contents {
+			return readDocument(fmt.Sprintf("%s, value %d", where, j+1), values[j])
+		})
+	})
+}
+
+func readDocument(where string, d document) contents {
+	var c contents
+	content, doubts, err := d.toJSON()
+	if err != nil {
+		c.problem(where, model.Unreadable, fmt.Errorf("not YAML: %w; correct the document", err))
+		return c
 	}
+	for _, doubt := range doubts {
+		c.problem(where, model.InvalidField, errors.New(doubt))
+	}
+	if !bytes.Equal(bytes.TrimSpace(content), []byte("null")) { // Comments only.
+		c.add(readObject(where, content))
+	}
+	return c
+}
+
+// header is what says what an object is, and what only lists and the answers of an API server have.
+type header struct {
+	metav1.TypeMeta
+	Items   []json.RawMessage `json:"items"`
+	Message string            `json:"message"`
+}
+
+// readObject reads one object, or the objects of a list.
+func readObject(where string, content []byte) contents {
+	var c contents
+	if err := checkMapping(content); err != nil {
+		c.problem(where, model.InvalidObject, err)
+		return c
+	}
+	var head header
+	strict, err := kjson.UnmarshalStrict(content, &head, kjson.DisallowDuplicateFields)
+	if err != nil && (head.Kind == "" || head.isList()) {
+		c.problem(where, model.InvalidObject, fmt.Errorf("not a Kubernetes object: %w; correct the document, or remove it", plain(err)))
+		return c
+	}
+	known, reason, err := judge(&head, content)
+	switch {
+	case err != nil:
+		c.problem(where, reason, err)
+	case known == nil && head.isList():
+		c.passOver(strings.TrimSuffix(head.Kind, "List"), len(head.Items))
+	case known == nil:
+		c.passOver(head.kindName(), 1)
+	case head.isList():
+		for _, doubt := range strict {
+			c.problem(where, model.InvalidField, fieldDoubt(doubt, nil))
+		}
+		c.add(inOrder(len(head.Items), func(i int) contents {
+			return readItem(fmt.Sprintf("%s, item %d", where, i+1), head.Items[i], head.itemType())
+		}))
+	default:
+		c.decode(where, content, *known)
+	}
+	return c
 }
 
 // readItem reads one object of a list. In a list of one kind the objects themselves need not name it.
-func (r *manifestReader) readItem(where string, item json.RawMessage, kind, apiVersion string) {
-	if kind == "" {
-		r.readObject(where, item)
-		return
-	}
-	var fields map[string]any
-	if err := utiljson.Unmarshal(item, &fields); err == nil && fields["kind"] == nil {
-		fields["kind"], fields["apiVersion"] = kind, apiVersion
+func readItem(where string, item json.RawMessage, implied metav1.TypeMeta) contents {
+	var fields map[string]json.RawMessage
+	if implied.Kind != "" && json.Unmarshal(item, &fields) == nil && fields != nil && fields["kind"] == nil {
+		fields["kind"], _ = json.Marshal(implied.Kind)
+		fields["apiVersion"], _ = json.Marshal(implied.APIVersion)
 		if named, err := json.Marshal(fields); err == nil {
 			item = named
 		}
 	}
-	r.readObject(where, item)
+	return readObject(where, item)
 }
 
-// manifest is an object that decode reads.
-type manifest interface {
-	runtime.Object
-	metav1.Object
-}
-
-// decode reads an object of a known kind and keeps it, unless there is one with its name.
-func (r *manifestReader) decode(where string, content []byte, kind model.ObjectKind, o manifest) {
-	if err := utiljson.Unmarshal(content, o); err != nil {
-		r.problem(where, model.InvalidObject, fmt.Errorf("not a %s: %w; correct the field", kind, err))
+// decode reads an object of a known kind. A field that cannot be read costs the object, one that there is not does not.
+func (c *contents) decode(where string, content []byte, known knownKind) {
+	o := known.empty()
+	strict, err := kjson.UnmarshalStrict(content, o)
+	if err != nil && o.GetName() == "" {
+		c.problem(where, model.InvalidObject, fmt.Errorf("not a %s: %w; correct the field", known.kind, plain(err)))
 		return
 	}
 	if o.GetName() == "" {
-		r.problem(where, model.InvalidObject, fmt.Errorf("the %s has no metadata.name; give it one", kind))
+		c.problem(where, model.InvalidObject, fmt.Errorf("the %s has no metadata.name; give it one", known.kind))
 		return
 	}
 	setDefaults(o)
-	key := model.ObjectKey{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
-	if first, ok := r.seen[key]; ok {
-		r.problem(where, model.DuplicateObject, fmt.Errorf("%s is described in %s already, which counts; remove one of the two", key, first))
+	key := model.ObjectKey{Kind: known.kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+	if err != nil {
+		c.problem(key.String(), model.InvalidObject, fmt.Errorf("%w; correct the field (in %s)", plain(err), where))
 		return
 	}
-	r.seen[key] = where
-	r.objects = append(r.objects, o)
-}
-
-// setDefaults fills in what the API server fills in when an object is created and what matters here. Ports of slices
-// without a name would otherwise be passed over.
-func setDefaults(o manifest) {
-	switch o := o.(type) {
-	case *corev1.Node:
-		o.Namespace = ""
-	case *corev1.Service:
-		if o.Namespace == "" {
-			o.Namespace = metav1.NamespaceDefault
-		}
-	case *discoveryv1.EndpointSlice:
-		if o.Namespace == "" {
-			o.Namespace = metav1.NamespaceDefault
-		}
-		for i := range o.Ports {
-			if o.Ports[i].Name == nil {
-				o.Ports[i].Name = new(string)
-			}
+	if !known.partial {
+		for _, doubt := range strict[:min(len(strict), maxDoubts)] {
+			c.problem(key.String(), model.InvalidField, fmt.Errorf("%w (in %s)", fieldDoubt(doubt, o), where))
 		}
 	}
-}
-
-func (r *manifestReader) problem(where string, reason model.Reason, err error) {
-	r.problems = append(r.problems, model.Problem{Object: where, Reason: reason, Message: err.Error()})
+	c.objects = append(c.objects, found{where, key, o})
 }

@@ -74,10 +74,10 @@ func TestReadManifests(t *testing.T) {
 			"{apiVersion: v1, kind: Service, metadata: {name: a}}\n---\napiVersion: v1\nkind: [Service\n---\nmetadata: {name: b}\n---\njust words\n---\n{apiVersion: v1, kind: Service, metadata: {name: c}}\n---\n{apiVersion: v1, kind: Service, metadata: {name: d}, spec: {ports: [{port: many}]}}\n---\n{apiVersion: v1, kind: Service}\n",
 			[]string{"*v1.Service default/a", "*v1.Service default/c"},
 			[]string{
+				"Service default/d InvalidObject spec.ports.port is text where a whole number of at most 32 bits is expected; correct the field (in standard input, document 6)",
 				"standard input, document 2 Unreadable not YAML",
-				"standard input, document 3 InvalidObject apiVersion and kind are missing; is this a Kubernetes object?",
-				"standard input, document 4 InvalidObject not a Kubernetes object",
-				"standard input, document 6 InvalidObject not a Service",
+				`standard input, document 3 InvalidObject apiVersion and kind are missing, there is "metadata"; is this a Kubernetes object?`,
+				"standard input, document 4 InvalidObject text, not a Kubernetes object",
 				"standard input, document 7 InvalidObject the Service has no metadata.name; give it one",
 			},
 		},
@@ -86,7 +86,7 @@ func TestReadManifests(t *testing.T) {
 			"{apiVersion: v1, kind: List, items: [7, {apiVersion: v1, kind: Node, metadata: {name: n1}}, {apiVersion: v1, kind: Node, metadata: {name: []}}]}",
 			[]string{"*v1.Node /n1"},
 			[]string{
-				"standard input, document 1, item 1 InvalidObject not a Kubernetes object",
+				"standard input, document 1, item 1 InvalidObject the value 7, not a Kubernetes object; replace or remove it",
 				"standard input, document 1, item 3 InvalidObject not a Node",
 			},
 		},
@@ -105,18 +105,19 @@ func TestReadManifests(t *testing.T) {
 		{
 			"field names are case-sensitive, as in Kubernetes",
 			"{apiVersion: v1, kind: Service, metadata: {name: a}, SPEC: {ports: many}}",
-			[]string{"*v1.Service default/a"}, nil,
+			[]string{"*v1.Service default/a"},
+			[]string{"Service default/a InvalidField SPEC is no field of this object, and is passed over; write spec (in standard input, document 1)"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			objects, problems, err := ReadManifests([]string{Stdin}, strings.NewReader(tc.input))
+			got, err := ReadManifests([]string{Stdin}, strings.NewReader(tc.input))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, names(t, objects)); diff != "" {
+			if diff := cmp.Diff(tc.want, names(t, got.Objects)); diff != "" {
 				t.Errorf("objects (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(tc.wantProblems, summaries(problems)); diff != "" {
+			if diff := cmp.Diff(tc.wantProblems, summaries(got.Problems)); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
 			}
 		})
@@ -125,11 +126,11 @@ func TestReadManifests(t *testing.T) {
 
 func TestReadManifestsFillsInPortNames(t *testing.T) {
 	const input = `{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s}, ports: [{port: 80}, {name: http, port: 8080}]}`
-	objects, _, err := ReadManifests([]string{Stdin}, strings.NewReader(input))
-	if err != nil || len(objects) != 1 {
-		t.Fatalf("got %d objects and error %v, want 1", len(objects), err)
+	got, err := ReadManifests([]string{Stdin}, strings.NewReader(input))
+	if err != nil || len(got.Objects) != 1 {
+		t.Fatalf("got %d objects and error %v, want 1", len(got.Objects), err)
 	}
-	ports := objects[0].(*discoveryv1.EndpointSlice).Ports
+	ports := got.Objects[0].(*discoveryv1.EndpointSlice).Ports
 	if ports[0].Name == nil || *ports[0].Name != "" || *ports[1].Name != "http" {
 		t.Errorf("got port names %v and %v, want an empty one and http", ports[0].Name, ports[1].Name)
 	}
@@ -158,12 +159,12 @@ func TestReadManifestsOfFolders(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(folder, "h.yaml"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	objects, problems, err := ReadManifests([]string{folder, file, folder + "/", filepath.Join(folder, "a.yml")}, nil)
+	read, err := ReadManifests([]string{folder, file, folder + "/", filepath.Join(folder, "a.yml")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]bool{}
-	for _, o := range objects {
+	for _, o := range read.Objects {
 		got[o.(*corev1.Service).Name] = true
 	}
 	if diff := cmp.Diff(map[string]bool{"a": true, "b": true, "c": true, "given": true}, got); diff != "" {
@@ -173,14 +174,14 @@ func TestReadManifestsOfFolders(t *testing.T) {
 		filepath.Join(folder, "g.yaml") + ", document 1 Unreadable not YAML",
 		filepath.Join(folder, "h.yaml") + " Unreadable read " + filepath.Join(folder, "h.yaml"),
 	}
-	if diff := cmp.Diff(want, summaries(problems)); diff != "" {
+	if diff := cmp.Diff(want, summaries(read.Problems)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 }
 
 func TestReadManifestsNeedsItsPaths(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing.yaml")
-	if _, _, err := ReadManifests([]string{missing}, nil); err == nil || !strings.Contains(err.Error(), missing) {
+	if _, err := ReadManifests([]string{missing}, nil); err == nil || !strings.Contains(err.Error(), missing) {
 		t.Errorf("got error %v, want one that names %s", err, missing)
 	}
 }
@@ -193,15 +194,15 @@ func FuzzReadManifests(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, input string) {
-		objects, problems, err := ReadManifests([]string{Stdin}, strings.NewReader(input))
+		read, err := ReadManifests([]string{Stdin}, strings.NewReader(input))
 		if err != nil {
 			t.Fatalf("error %v about content, which is a matter of problems", err)
 		}
-		for _, p := range problems {
+		for _, p := range read.Problems {
 			if p.Object == "" || p.Reason == "" || p.Message == "" {
 				t.Errorf("problem %+v does not say all", p)
 			}
 		}
-		names(t, objects)
+		names(t, read.Objects)
 	})
 }

@@ -81,13 +81,13 @@ func newCluster(t *testing.T, o order) *cluster {
 // apply adds or changes the objects of a file.
 func (c *cluster) apply(name string, manifests []byte) {
 	c.t.Helper()
-	objects, problems, err := watch.ReadManifests([]string{watch.Stdin}, strings.NewReader(string(manifests)))
+	read, err := watch.ReadManifests([]string{watch.Stdin}, strings.NewReader(string(manifests)))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.problems[name] = problems
-	c.world.SetProblems(name, problems)
-	c.set(objects)
+	c.problems[name] = read.Problems
+	c.world.SetProblems(name, read.Problems)
+	c.set(read.Objects)
 }
 
 // set adds or changes objects, one at a time.

@@ -49,6 +49,10 @@ func (r Reader) Read(o runtime.Object, seen time.Time) model.Object {
 		if read.Node != nil {
 			change = &read.Node.Change
 		}
+	case *metav1.PartialObjectMetadata:
+		if o.Kind == string(model.KindEndpoints) {
+			read = endpoints(o)
+		}
 	}
 	if change != nil && change.At.IsZero() {
 		change.At = seen

@@ -174,6 +174,7 @@ const (
 	KindService       ObjectKind = "Service"
 	KindEndpointSlice ObjectKind = "EndpointSlice"
 	KindNode          ObjectKind = "Node"
+	KindEndpoints     ObjectKind = "Endpoints" // Only to say that EndpointSlices are read in their place.
 )
 
 // ObjectKey names an object. Nodes have no namespace.
@@ -332,6 +333,7 @@ const (
 	InvalidName         Reason = "InvalidName"         // Not a name that Kubernetes accepts.
 	InvalidAddress      Reason = "InvalidAddress"      // Not an address, or one that nothing can be forwarded to.
 	InvalidPort         Reason = "InvalidPort"         // Not a port that can be served.
+	InvalidField        Reason = "InvalidField"        // A field that its object does not have, or has twice.
 	InvalidValue        Reason = "InvalidValue"        // A field with a value outside its closed list.
 	UnknownProtocol     Reason = "UnknownProtocol"     // Neither TCP, UDP nor SCTP.
 	WrongFamily         Reason = "WrongFamily"         // An address of another family than its object's.
@@ -340,6 +342,7 @@ const (
 	TooManyEndpoints    Reason = "TooManyEndpoints"    // More endpoints than one assignment can carry.
 	UnsupportedProtocol Reason = "UnsupportedProtocol" // SCTP.
 	UnsupportedFeature  Reason = "UnsupportedFeature"  // A field whose meaning is not there yet.
+	UnsupportedObject   Reason = "UnsupportedObject"   // An object in whose place another kind or version is needed.
 	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
 	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.

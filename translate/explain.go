@@ -37,6 +37,7 @@ const (
 // Explanation says which endpoints of one ServicePort a node uses in one family, and why not the others.
 type Explanation struct {
 	ServicePort model.ServicePort
+	PortName    string // By which slices know the port; empty if it has none.
 	Family      model.Family
 
 	// Hints are the hints that hold. If ready endpoints have hints, but one has none, the hints are switched off by it.
@@ -49,10 +50,12 @@ type Explanation struct {
 
 // EndpointUse is one endpoint of a slice, used or not.
 type EndpointUse struct {
-	Slice    string // The slice's name.
-	Endpoint model.Endpoint
-	Cluster  Use // In the cluster set, for the traffic policy Cluster.
-	Local    Use // In the local set, for the traffic policy Local.
+	Slice    string         // The slice's name.
+	Endpoint model.Endpoint // Without a port number if the slice has no such port.
+	Cluster  Use            // In the cluster set, for the traffic policy Cluster.
+	Local    Use            // In the local set, for the traffic policy Local.
+
+	SlicePorts []model.SlicePort // The slice's.
 }
 
 // Explain says, for each ServicePort of a Service and each family, which endpoints a view uses and why not the others.
@@ -85,6 +88,7 @@ func explain(p *pool, sorted []*model.EndpointSlice, port model.Port, v model.Vi
 	c := choose(p, v)
 	x := Explanation{
 		ServicePort:          p.id,
+		PortName:             port.Name,
 		Family:               p.family,
 		Hints:                c.hints,
 		NodeHintsSwitchedOff: p.nodeHints.switchedOff(),
@@ -100,14 +104,14 @@ func explain(p *pool, sorted []*model.EndpointSlice, port model.Port, v model.Vi
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			if len(ports) == 0 {
-				x.add(slice.Name, candidate{netip.AddrPortFrom(e.Address, 0), e}, NoSuchPort, NoSuchPort)
+				x.add(slice, candidate{netip.AddrPortFrom(e.Address, 0), e}, NoSuchPort, NoSuchPort)
 			}
 			for _, number := range ports {
 				cand := candidate{netip.AddrPortFrom(e.Address, number.Port), e}
 				if p.holds(cand) {
-					x.add(slice.Name, cand, c.cluster(cand), c.local(cand))
+					x.add(slice, cand, c.cluster(cand), c.local(cand))
 				} else {
-					x.add(slice.Name, cand, Duplicate, Duplicate)
+					x.add(slice, cand, Duplicate, Duplicate)
 				}
 			}
 		}
@@ -130,12 +134,13 @@ func (h *hints) switchedOff() netip.AddrPort {
 	return h.by
 }
 
-func (x *Explanation) add(slice string, c candidate, cluster, local Use) {
+func (x *Explanation) add(slice *model.EndpointSlice, c candidate, cluster, local Use) {
 	x.Endpoints = append(x.Endpoints, EndpointUse{
-		Slice:    slice,
-		Endpoint: model.Endpoint{AddrPort: c.addrPort, SliceEndpoint: *c.endpoint},
-		Cluster:  cluster,
-		Local:    local,
+		Slice:      slice.Name,
+		Endpoint:   model.Endpoint{AddrPort: c.addrPort, SliceEndpoint: *c.endpoint},
+		Cluster:    cluster,
+		Local:      local,
+		SlicePorts: slice.Ports,
 	})
 }
 

@@ -6,6 +6,8 @@
 package explain
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +46,7 @@ type Route struct {
 	Source    model.Source  `json:"source,omitempty"`
 	Policy    string        `json:"policy"` // Whose endpoints it goes to: Cluster or Local.
 	Endpoints []string      `json:"endpoints"`
+	Why       string        `json:"why,omitempty"` // It is refused, in words.
 }
 
 // Port is a port of the Service in one family, with every endpoint that any slice has for it.
@@ -56,34 +59,49 @@ type Port struct {
 
 // Endpoint is an endpoint, used or not.
 type Endpoint struct {
-	Address string        `json:"address"`
+	Address string        `json:"address"` // Without a port if its slice has not the Service's.
 	Slice   string        `json:"slice"`
 	Target  string        `json:"target,omitempty"` // The pod, as a rule.
 	Node    string        `json:"node,omitempty"`
 	Zone    string        `json:"zone,omitempty"`
 	Cluster translate.Use `json:"cluster"` // Whether connections under the policy Cluster use it, and why not.
 	Local   translate.Use `json:"local"`   // The same under the policy Local.
+
+	SlicePorts []string `json:"slicePorts,omitempty"` // What its slice has if it has not the Service's port.
 }
 
-// New explains a Service for some nodes; none means all that have a Node object.
+// ErrNoService is the error about a Service that nothing is known of.
+var ErrNoService = errors.New("no Service")
+
+// New explains a Service for some nodes; none means all that have a Node object, or, without any such, a node of which
+// nothing is known.
 func New(w *translate.World, key model.ServiceKey, nodes []string) (Report, error) {
 	plan := w.Plan(key)
 	if plan == nil {
-		return Report{}, fmt.Errorf("no Service %s is forwarded: it does not exist, or it is headless, an ExternalName, or for another proxy", key)
+		return Report{}, notForwarded(w, key)
 	}
 	for _, n := range nodes {
 		if w.Node(n) == nil {
-			return Report{}, fmt.Errorf("no node %q; there are %s", n, strings.Join(w.Nodes(), ", "))
+			return Report{}, fmt.Errorf("no node %q; %s", n, known(w.Nodes()))
 		}
 	}
 	if len(nodes) == 0 {
 		nodes = w.Nodes()
 	}
 	r := Report{Service: key.String(), Problems: problemsOf(w, key)}
+	if len(nodes) == 0 {
+		view := viewOf(w, plan, key, model.View{})
+		view.Nodes = []string{}
+		r.Views = []View{view}
+	}
 	index := map[string]int{}
 	for _, n := range nodes {
 		view := viewOf(w, plan, key, w.View(n))
-		id := fmt.Sprint(view)
+		text, err := json.Marshal(view)
+		if err != nil {
+			return Report{}, fmt.Errorf("explain Service %s: %w", key, err)
+		}
+		id := string(text)
 		i, ok := index[id]
 		if !ok {
 			i = len(r.Views)
@@ -95,10 +113,37 @@ func New(w *translate.World, key model.ServiceKey, nodes []string) (Report, erro
 	return r, nil
 }
 
+// notForwarded says why a Service has no frontends.
+func notForwarded(w *translate.World, key model.ServiceKey) error {
+	problems := problemsOf(w, key)
+	service := serviceObject(key)
+	if !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Object == service }) {
+		return fmt.Errorf("%w %s is forwarded: it does not exist, or it is headless, an ExternalName, or for another proxy", ErrNoService, key)
+	}
+	var all []string
+	for _, p := range problems {
+		text := fmt.Sprintf("%s: %s", p.Reason, p.Message)
+		if p.Object != service {
+			text = p.Object + ": " + text
+		}
+		all = append(all, text)
+	}
+	return fmt.Errorf("the Service %s is not forwarded: %s", key, strings.Join(all, "; "))
+}
+
+// known lists the nodes that can be asked about.
+func known(nodes []string) string {
+	if len(nodes) == 0 {
+		return "no Node object is known; add those of the cluster, or ask without a node"
+	}
+	return "there are " + listNodes(nodes)
+}
+
 // viewOf returns what one view sees.
 func viewOf(w *translate.World, plan *translate.Plan, key model.ServiceKey, v model.View) View {
 	var out View
 	local := false
+	ports := w.Explain(key, v)
 	for _, f := range plan.Frontends(plan.Variant(v)) {
 		front := Frontend{Name: f.Name(), Kind: f.Kind, Routes: map[string]Route{}}
 		if f.SourceRanges != nil {
@@ -112,11 +157,14 @@ func viewOf(w *translate.World, plan *translate.Plan, key model.ServiceKey, v mo
 			for _, e := range r.Set.Endpoints {
 				route.Endpoints = append(route.Endpoints, e.AddrPort.String())
 			}
+			if r.Verdict == model.Refuse {
+				route.Why = refusal(ports, &f)
+			}
 			front.Routes[model.Origin(origin).String()] = route
 		}
 		out.Frontends = append(out.Frontends, front)
 	}
-	for _, x := range w.Explain(key, v) {
+	for _, x := range ports {
 		out.Ports = append(out.Ports, portOf(x, local))
 	}
 	return out
@@ -133,6 +181,12 @@ func portOf(x translate.Explanation, local bool) Port {
 		}
 		if local {
 			out.Local = e.Local
+		}
+		if e.Cluster == translate.NoSuchPort {
+			out.Address, out.SlicePorts = e.Endpoint.Address.String(), []string{}
+			for _, p := range e.SlicePorts {
+				out.SlicePorts = append(out.SlicePorts, portName(p.Name, p.Protocol))
+			}
 		}
 		p.Endpoints = append(p.Endpoints, out)
 	}
@@ -155,9 +209,15 @@ func hints(x translate.Explanation) string {
 	}
 }
 
-// problemsOf returns the problems of a Service and of its slices.
+// serviceObject returns a Service's name as problems have it.
+func serviceObject(key model.ServiceKey) string {
+	return model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}.String()
+}
+
+// problemsOf returns the problems of a Service, of its slices, and of its Endpoints.
 func problemsOf(w *translate.World, key model.ServiceKey) []model.Problem {
-	objects := []string{model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}.String()}
+	endpoints := model.ObjectKey{Kind: model.KindEndpoints, Namespace: key.Namespace, Name: key.Name}
+	objects := []string{serviceObject(key), endpoints.String()}
 	for _, slice := range w.Slices(key) {
 		objects = append(objects, slice.String())
 	}

@@ -15,7 +15,7 @@ func (r Report) Text(from string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Service %s\n", r.Service)
 	for _, v := range r.Views {
-		fmt.Fprintf(&b, "\nOn %s:\n\n", nodes(v.Nodes))
+		fmt.Fprintf(&b, "\nOn %s:\n\n", viewers(v.Nodes))
 		v.frontends(&b, from)
 		for _, p := range v.Ports {
 			p.print(&b)
@@ -30,8 +30,16 @@ func (r Report) Text(from string) string {
 	return b.String()
 }
 
-// nodes lists nodes, and counts them where a list would be long.
-func nodes(names []string) string {
+// viewers says who sees a view.
+func viewers(nodes []string) string {
+	if len(nodes) == 0 {
+		return "any node (no Node object is known, so neither are their zones)"
+	}
+	return listNodes(nodes)
+}
+
+// listNodes lists nodes, and counts them where a list would be long.
+func listNodes(names []string) string {
 	if len(names) > 8 {
 		return fmt.Sprintf("%s and %d more nodes", strings.Join(names[:8], ", "), len(names)-8)
 	}
@@ -77,7 +85,7 @@ func outOfRange(ranges []string) string {
 func (r Route) String() string {
 	switch {
 	case r.Verdict == model.Refuse:
-		return "refused at once: no endpoint is ready, here or on another node"
+		return "refused at once: " + r.Why
 	case r.Verdict == model.Drop:
 		return "dropped: endpoints are ready on other nodes only, and the traffic policy is Local"
 	case r.Source == model.Masquerade:
@@ -118,9 +126,9 @@ func (p Port) print(b *strings.Builder) {
 	}
 	fmt.Fprintln(t, head)
 	for _, e := range p.Endpoints {
-		use := why(e.Cluster)
+		use := e.why(e.Cluster)
 		if local {
-			use += "\t" + why(e.Local)
+			use += "\t" + e.why(e.Local)
 		}
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", e.Address, use, e.Slice, dash(e.Target), dash(e.Node), dash(e.Zone))
 	}
@@ -128,11 +136,15 @@ func (p Port) print(b *strings.Builder) {
 }
 
 // why says whether an endpoint is used and, if not, why.
-func why(u translate.Use) string {
-	if u == translate.Used {
+func (e Endpoint) why(u translate.Use) string {
+	switch {
+	case u == translate.Used:
 		return "yes"
+	case u == translate.NoSuchPort && len(e.SlicePorts) > 0:
+		return fmt.Sprintf("no: %s, but %s", u, strings.Join(e.SlicePorts, ", "))
+	default:
+		return "no: " + string(u)
 	}
-	return "no: " + string(u)
 }
 
 func dash(s string) string {

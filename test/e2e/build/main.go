@@ -61,7 +61,7 @@ var all = []programs{
 	},
 	{
 		name: "conformance", dir: "kube", version: "k8s.io/kubernetes", purpose: "conformance",
-		packages: []string{"github.com/onsi/ginkgo/v2/ginkgo"}, test: "./network",
+		packages: []string{"github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/regression-issue-74839"}, test: "./network",
 	},
 }
 

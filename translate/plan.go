@@ -142,6 +142,7 @@ func (p *Plan) frontendsOf(v model.View) []model.Frontend {
 			ServicePort:  p.service.ID(port),
 			PortName:     port.Name,
 			Routes:       routes(p.service, f.kind, sets[f.pool]),
+			Direct:       direct(p.service, f.protocol),
 			SourceRanges: sourceRanges(p.service, f.kind, f.family),
 			HealthCheck:  p.ready.check(p.service, f.kind, f.family, v.Node),
 		}

@@ -78,3 +78,12 @@ func sourceRanges(s *model.Service, kind model.Kind, family model.Family) *model
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	return &model.SourceRanges{Prefixes: prefixes, Addresses: slices.Compact(addresses)}
 }
+
+// direct decides whether the kernel forwards a port of a Service by itself. Envoy forgets which client had which endpoint when
+// it is replaced, each of its workers chooses for itself, and it does not speak SCTP.
+func direct(s *model.Service, protocol model.Protocol) *model.Direct {
+	if !s.Direct && s.Affinity == 0 && protocol != model.SCTP {
+		return nil
+	}
+	return &model.Direct{Affinity: s.Affinity}
+}

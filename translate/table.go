@@ -51,6 +51,9 @@ type (
 		Service     string     `json:"service"`
 		ServicePort string     `json:"servicePort"` // The port's name, or its number.
 		Routes      routesJSON `json:"routes"`
+		// "direct" where the kernel forwards by itself, and for how many seconds a client keeps its endpoint.
+		Forwarding      string `json:"forwarding,omitempty"`
+		AffinitySeconds int    `json:"affinitySeconds,omitempty"`
 		// Who may dial it at all: absent, everyone; empty, nobody.
 		SourceRanges *[]string `json:"sourceRanges,omitempty"`
 		// What the node answers at healthCheckNodePort; with a ClusterIP.
@@ -118,6 +121,10 @@ func frontendToJSON(f *model.Frontend) frontendJSON {
 	if f.SourceRanges != nil {
 		ranges = new(f.SourceRanges.Strings())
 	}
+	forwarding, affinity := "", 0
+	if f.Direct != nil {
+		forwarding, affinity = "direct", int(f.Direct.Affinity.Seconds())
+	}
 	return frontendJSON{
 		Address:     address,
 		Port:        f.Port,
@@ -130,6 +137,7 @@ func frontendToJSON(f *model.Frontend) frontendJSON {
 			Node:    routeToJSON(f.Routes[model.FromNode]),
 			Outside: routeToJSON(f.Routes[model.FromOutside]),
 		},
+		Forwarding: forwarding, AffinitySeconds: affinity,
 		SourceRanges: ranges,
 		HealthCheck:  f.HealthCheck,
 	}

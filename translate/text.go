@@ -48,7 +48,7 @@ func (t Table) writeFrontends(b *strings.Builder) {
 			for o++; o < model.Origins && alike(f.Routes[o], f.Routes[first]); o++ {
 			}
 			r := f.Routes[first]
-			rows = append(rows, append(head, originsText(first, o)+rangesText(f.SourceRanges), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)))
+			rows = append(rows, append(head, originsText(first, o)+rangesText(f.SourceRanges), string(r.Verdict), cmp.Or(string(r.Source), "-"), endpointsText(r.Set)+directText(f.Direct, r)))
 			head = []string{"", "", ""}
 		}
 	}
@@ -88,6 +88,18 @@ func originsText(first, end model.Origin) string {
 		names = append(names, o.String())
 	}
 	return strings.Join(names, ", ")
+}
+
+// directText says how the kernel forwards a route by itself.
+func directText(d *model.Direct, r model.Route) string {
+	switch {
+	case d == nil || r.Verdict != model.Forward:
+		return ""
+	case d.Affinity == 0:
+		return ", direct"
+	default:
+		return fmt.Sprintf(", direct, a client's own for %s", d.Affinity)
+	}
 }
 
 // rangesText says who of the origins may dial, by the first ranges and how many more there are.

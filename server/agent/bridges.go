@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead/fairlead/server/agent/kernel"
@@ -25,20 +24,14 @@ type bridged struct {
 // add takes the endpoints of an assignment in.
 func (b *bridged) add(r upstream.Resource) {
 	protocol := "tcp"
-	if strings.Contains(r.Name, "/UDP") {
+	switch {
+	case strings.Contains(r.Name, "/UDP"):
 		protocol = "udp"
+	case strings.Contains(r.Name, "/SCTP"):
+		protocol = "sctp"
 	}
-	assignment := &endpointpb.ClusterLoadAssignment{}
-	if err := r.Any.UnmarshalTo(assignment); err != nil {
-		return // Envoy rejects it, and that is reported.
-	}
-	for _, locality := range assignment.GetEndpoints() {
-		for _, e := range locality.GetLbEndpoints() {
-			a := e.GetEndpoint().GetAddress().GetSocketAddress()
-			if ip, err := netip.ParseAddr(a.GetAddress()); err == nil {
-				b.seen = append(b.seen, kernel.BridgeEndpoint{Protocol: protocol, AddrPort: netip.AddrPortFrom(ip, uint16(a.GetPortValue()))})
-			}
-		}
+	for _, e := range addresses(r.Any) {
+		b.seen = append(b.seen, kernel.BridgeEndpoint{Protocol: protocol, AddrPort: e})
 	}
 }
 

@@ -38,6 +38,7 @@ type node struct {
 	aliases   aliases
 	bridged   bridged
 	checked   map[string]*frontendpb.Frontend // Those that carry a health check.
+	directs   directs
 
 	podLinks  []string       // The links that lead to pods, see podLinks.
 	podRoutes []netip.Prefix // Where those lead to beyond the prefixes that are known to be pods'.
@@ -48,7 +49,7 @@ func newNode(config Config, log *slog.Logger) *node {
 		config: config, log: log,
 		moved: true, frontends: map[string]*frontendpb.Frontend{}, clusters: map[string]string{}, changed: map[string]bool{}, heard: map[string]bool{},
 		bound: map[string]bool{}, aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[kernel.BridgeEndpoint]bool{}},
-		checked: map[string]*frontendpb.Frontend{},
+		checked: map[string]*frontendpb.Frontend{}, directs: newDirects(),
 	}
 }
 
@@ -89,6 +90,7 @@ func (n *node) set(typeURL string, r upstream.Resource, units map[string]cache.U
 		switch typeURL {
 		case envoy.AssignmentType:
 			n.bridged.add(r)
+			n.directs.set(r.Name, r.Any)
 		case envoy.ClusterType:
 			cluster := &clusterpb.Cluster{}
 			if err := r.Any.UnmarshalTo(cluster); err == nil { // Envoy rejects one that is not, and that is reported.
@@ -112,8 +114,11 @@ func (n *node) remove(typeURL, name string, breaking map[string]cache.Unit) {
 		n.changed[name] = true
 	case envoy.NodeType: // A node that was deleted still has pods; it forwards until its agent is taken away.
 	default:
-		if typeURL == envoy.ClusterType {
+		switch typeURL {
+		case envoy.ClusterType:
 			delete(n.clusters, name)
+		case envoy.AssignmentType:
+			n.directs.set(name, nil)
 		}
 		breaking[unitID(typeURL, name)] = nil
 	}
@@ -161,18 +166,23 @@ func (n *node) listeners(units, breaking map[string]cache.Unit) {
 		}
 	}
 	for name, f := range n.frontends {
-		if f.GetProtocol() == string(model.UDP) && (!same || !n.bound[name] || n.changed[name]) {
+		if listens(f) && (!same || !n.bound[name] || n.changed[name]) {
 			l := envoy.UDPListener(f, now.pods, now.aliases)
 			n.addListener(l.GetName(), l, units)
 			n.bound[name] = true
 		}
 	}
 	for name := range n.bound {
-		if _, ok := n.frontends[name]; !ok {
+		if !listens(n.frontends[name]) {
 			breaking[unitID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
 			delete(n.bound, name)
 		}
 	}
+}
+
+// listens reports whether Envoy needs a listener of its own for a frontend.
+func listens(f *frontendpb.Frontend) bool {
+	return f.GetProtocol() == string(model.UDP) && f.GetDirect() == nil
 }
 
 func (n *node) addListener(name string, l proto.Message, units map[string]cache.Unit) {
@@ -189,6 +199,7 @@ func (n *node) apply(table *kernel.Table) {
 	for _, name := range slices.Sorted(maps.Keys(n.changed)) {
 		f := n.frontends[name]
 		table.SetFrontend(name, f)
+		n.directs.use(name, f)
 		if f.GetHealthCheck() != nil {
 			n.checked[name] = f
 		} else {
@@ -196,6 +207,7 @@ func (n *node) apply(table *kernel.Table) {
 		}
 	}
 	clear(n.changed)
+	n.directs.apply(table)
 	n.told = n.told || n.heard[envoy.FrontendType]
 }
 

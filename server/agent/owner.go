@@ -273,6 +273,17 @@ func (o *owner) checkBridges(ctx context.Context) {
 	if err := o.node.checkBridges(ctx); err != nil {
 		o.log.Error("the bridges of the host cannot be seen", "error", err)
 	}
+	o.reflect()
+}
+
+// reflect lets pods on bridges reach themselves by direct frontends, if there are such.
+func (o *owner) reflect() {
+	if len(o.node.directs.sets) == 0 {
+		return
+	}
+	if err := o.node.directs.reflectors.reflect(); err != nil {
+		o.log.Error("pods on a bridge may not reach themselves", "error", err)
+	}
 }
 
 // proceed carries out what nothing has to be waited for.
@@ -286,7 +297,10 @@ func (o *owner) proceed(ctx context.Context) {
 	follow := c != nil && o.mayFollow(c)
 	if follow {
 		c.following = true
-		o.node.apply(o.table)
+		before := len(o.node.directs.sets)
+		if o.node.apply(o.table); before == 0 {
+			o.reflect()
+		}
 	}
 	err := o.commit(ctx)
 	// A change that the kernel does not take is tried again for a while before the control plane hears of it.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -164,7 +165,7 @@ var (
 )
 
 // services returns those of the matrix for a pair of nodes and a protocol, numbered from first.
-func (p *pair) services(protocol corev1.Protocol, first int) map[string]*service {
+func (p *pair) services(protocol corev1.Protocol, direct bool, first int) map[string]*service {
 	const (
 		localInternal = corev1.ServiceInternalTrafficPolicyLocal
 		localExternal = corev1.ServiceExternalTrafficPolicyLocal
@@ -192,7 +193,10 @@ func (p *pair) services(protocol corev1.Protocol, first int) map[string]*service
 	for i, s := range all {
 		named[s.name] = s
 		s.name = fmt.Sprintf("%s-%s-%s", s.name, p, strings.ToLower(string(protocol)))
-		s.number, s.protocol = first+i, protocol
+		s.number, s.protocol, s.direct = first+i, protocol, direct
+		if direct {
+			s.name += "-direct"
+		}
 	}
 	return named
 }
@@ -212,12 +216,17 @@ func TestMatrix(t *testing.T) {
 	var all []*service
 	byPath := map[string]map[string]*service{}
 	protocols := []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP}
+	ways := map[string]bool{"by Envoy": false, "direct": true}
 	for i, p := range c.pairs {
 		for j, protocol := range protocols {
-			named := p.services(protocol, 100*i+50*j)
-			byPath[p.String()+string(protocol)] = named
-			for _, s := range named {
-				all = append(all, s)
+			for way, direct := range ways {
+				first := 100*i + 50*j
+				if direct {
+					first += 25
+				}
+				named := p.services(protocol, direct, first)
+				byPath[p.String()+string(protocol)+way] = named
+				all = slices.AppendSeq(all, maps.Values(named))
 			}
 		}
 	}
@@ -226,17 +235,24 @@ func TestMatrix(t *testing.T) {
 	for _, p := range c.pairs {
 		for _, protocol := range protocols {
 			for _, family := range families {
-				t.Run(fmt.Sprintf("%s %s %s", p, protocol, family), func(t *testing.T) {
-					t.Parallel()
-					for _, row := range matrix {
-						for _, k := range row.kinds {
-							path := path{pair: p, service: byPath[p.String()+string(protocol)][row.service], from: row.from, kind: k, family: family, atB: row.atB}
-							if err := path.expect(t.Context(), row.want); err != nil {
-								t.Errorf("%s: %v", path, err)
-							}
-						}
-					}
-				})
+				for way := range ways {
+					t.Run(fmt.Sprintf("%s %s %s %s", p, protocol, family, way), func(t *testing.T) {
+						t.Parallel()
+						p.walk(t, byPath[p.String()+string(protocol)+way], family)
+					})
+				}
+			}
+		}
+	}
+}
+
+// walk takes every path of the matrix to a pair's Services.
+func (p *pair) walk(t *testing.T, named map[string]*service, family corev1.IPFamily) {
+	for _, row := range matrix {
+		for _, k := range row.kinds {
+			path := path{pair: p, service: named[row.service], from: row.from, kind: k, family: family, atB: row.atB}
+			if err := path.expect(t.Context(), row.want); err != nil {
+				t.Errorf("%s: %v", path, err)
 			}
 		}
 	}

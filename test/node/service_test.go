@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/translate/kube"
 )
 
 // Address plan of Services, beside the lab's. A Service of number N has 10.96.x.y, 198.18.x.y and 198.19.x.y (the range
@@ -67,6 +68,8 @@ type service struct {
 	external  corev1.ServiceExternalTrafficPolicy // Empty is Cluster.
 	endpoints []endpoint
 	ranges    []string // loadBalancerSourceRanges.
+	direct    bool     // Forwarded by the kernel alone.
+	affinity  int32    // timeoutSeconds of sessionAffinity ClientIP; 0: none.
 }
 
 // address returns the Service's address of a kind that has its own.
@@ -128,6 +131,13 @@ func (s *service) object() *corev1.Service {
 	}
 	if s.external != "" {
 		o.Spec.ExternalTrafficPolicy = s.external
+	}
+	if s.direct {
+		o.Annotations = map[string]string{kube.AnnotationForwarding: kube.ForwardingDirect}
+	}
+	if s.affinity != 0 {
+		o.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		o.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &s.affinity}}
 	}
 	if s.internal != "" {
 		o.Spec.InternalTrafficPolicy = &s.internal

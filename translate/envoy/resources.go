@@ -56,8 +56,12 @@ type Resource struct {
 func Resources(frontends []model.Frontend) []Resource {
 	var clusters, assignments, fronts []Resource
 	known := map[string]bool{} // Sets that have their assignment.
-	add := func(name string, set *model.EndpointSet) {
-		clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
+	add := func(f *model.Frontend, external bool, set *model.EndpointSet) {
+		// What the kernel forwards has clusters, too: an agent that does not know the class direct leads it to Envoy.
+		if f.Protocol != model.SCTP {
+			name := clusterName(f, external)
+			clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
+		}
 		if !known[set.Name] {
 			known[set.Name] = true
 			assignments = append(assignments, Resource{TypeURL: AssignmentType, Name: set.Name, Message: assignment(set)})
@@ -66,10 +70,10 @@ func Resources(frontends []model.Frontend) []Resource {
 	for i := range frontends {
 		f := &frontends[i]
 		if set := f.Routes[model.FromPod].Set; set != nil {
-			add(clusterName(f, false), set)
+			add(f, false, set)
 		}
 		if outside := f.Routes[model.FromOutside]; external(f) && outside.Set != nil {
-			add(clusterName(f, true), outside.Set)
+			add(f, true, outside.Set)
 		}
 		fronts = append(fronts, Resource{TypeURL: FrontendType, Name: f.Name(), Message: frontend(f)})
 	}
@@ -186,6 +190,13 @@ func frontend(f *model.Frontend) *frontendpb.Frontend {
 	if h := f.HealthCheck; h != nil {
 		pb.HealthCheck = &frontendpb.HealthCheck{Port: uint32(h.Port), LocalEndpoints: uint32(h.LocalEndpoints)}
 	}
+	if f.Direct != nil {
+		pb.Direct = direct(f, pb)
+		if f.Protocol == model.SCTP {
+			none := &frontendpb.Route{Verdict: frontendpb.Verdict_REFUSE}
+			pb.Pod, pb.Node, pb.Outside = none, none, none
+		}
+	}
 	if r := f.SourceRanges; r != nil {
 		pb.Limited = &frontendpb.Limited{Ranges: r.Strings(), Pod: pb.GetPod(), Node: pb.GetNode(), Outside: pb.GetOutside()}
 		for _, a := range r.Addresses {
@@ -197,8 +208,23 @@ func frontend(f *model.Frontend) *frontendpb.Frontend {
 	return pb
 }
 
+// direct returns how the kernel forwards a frontend with the routes of pb.
+func direct(f *model.Frontend, pb *frontendpb.Frontend) *frontendpb.Direct {
+	d := &frontendpb.Direct{
+		Endpoints: f.Routes[model.FromPod].Set.Name, AffinitySeconds: uint32(f.Direct.Affinity.Seconds()),
+		Pod: pb.GetPod(), Node: pb.GetNode(), Outside: pb.GetOutside(),
+	}
+	if external(f) {
+		d.External = f.Routes[model.FromOutside].Set.Name
+	}
+	return d
+}
+
 // Routes returns what happens to connections to a frontend, by origin, whether or not everyone may connect.
 func Routes(f *frontendpb.Frontend) [model.Origins]*frontendpb.Route {
+	if d := f.GetDirect(); d != nil {
+		return [model.Origins]*frontendpb.Route{d.GetPod(), d.GetNode(), d.GetOutside()}
+	}
 	if l := f.GetLimited(); l != nil {
 		return [model.Origins]*frontendpb.Route{l.GetPod(), l.GetNode(), l.GetOutside()}
 	}
@@ -223,8 +249,11 @@ func route(f *model.Frontend, origin model.Origin) *frontendpb.Route {
 	}
 }
 
-// ClusterNames returns the clusters that a node forwards connections to a frontend by.
+// ClusterNames returns the clusters that a node forwards connections to a frontend by; none if it forwards them itself.
 func ClusterNames(f *frontendpb.Frontend) []string {
+	if f.GetDirect() != nil {
+		return nil
+	}
 	var names []string
 	m := FrontendModel(f)
 	for _, r := range Routes(f) {

@@ -77,7 +77,7 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{0}
 }
 
-// How the backend is chosen and which source address it sees. One veth pair and one listener each on a node.
+// How the backend is chosen by Envoy, and which source address it sees. One veth pair and one listener each on a node.
 type Class int32
 
 const (
@@ -189,7 +189,7 @@ type Frontend struct {
 	Address  []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes; empty for a NodePort.
 	Ipv6     bool                   `protobuf:"varint,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
 	Port     uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // TCP or UDP.
+	Protocol string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // TCP, UDP or SCTP.
 	Kind     string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`         // ClusterIP, NodePort, LoadBalancer, ExternalIP.
 	Service  string                 `protobuf:"bytes,6,opt,name=service,proto3" json:"service,omitempty"`   // namespace/name:port/PROTOCOL, for people.
 	Pod      *Route                 `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
@@ -197,7 +197,11 @@ type Frontend struct {
 	Outside  *Route                 `protobuf:"bytes,9,opt,name=outside,proto3" json:"outside,omitempty"`
 	// Set where only some sources may dial the address. pod, node and outside are DROP then: an agent that does not know
 	// source ranges must not open what they close.
-	Limited       *Limited     `protobuf:"bytes,10,opt,name=limited,proto3" json:"limited,omitempty"`
+	Limited *Limited `protobuf:"bytes,10,opt,name=limited,proto3" json:"limited,omitempty"`
+	// Set where the kernel chooses an endpoint by itself (class direct). Then this holds and neither pod, node and outside nor
+	// those of limited do: they are for agents that do not know the class, and lead to Envoy or, where it does not speak the
+	// protocol, refuse.
+	Direct        *Direct      `protobuf:"bytes,12,opt,name=direct,proto3" json:"direct,omitempty"`
 	HealthCheck   *HealthCheck `protobuf:"bytes,11,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"` // Of the frontend's Service, in its family; with a ClusterIP only.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -303,9 +307,102 @@ func (x *Frontend) GetLimited() *Limited {
 	return nil
 }
 
+func (x *Frontend) GetDirect() *Direct {
+	if x != nil {
+		return x.Direct
+	}
+	return nil
+}
+
 func (x *Frontend) GetHealthCheck() *HealthCheck {
 	if x != nil {
 		return x.HealthCheck
+	}
+	return nil
+}
+
+// Direct is how the kernel forwards connections by itself. The classes of its routes say which endpoints it chooses from, and
+// which source those see.
+type Direct struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Endpoints       string                 `protobuf:"bytes,1,opt,name=endpoints,proto3" json:"endpoints,omitempty"`                                     // The assignment that holds those of KEEP and MASQ.
+	External        string                 `protobuf:"bytes,2,opt,name=external,proto3" json:"external,omitempty"`                                       // The same of EXTERNAL; empty if no connection ever has that class.
+	AffinitySeconds uint32                 `protobuf:"varint,3,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"` // How long a client keeps its endpoint after it last connected; 0: not at all.
+	Pod             *Route                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`
+	Node            *Route                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	Outside         *Route                 `protobuf:"bytes,6,opt,name=outside,proto3" json:"outside,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Direct) Reset() {
+	*x = Direct{}
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Direct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Direct) ProtoMessage() {}
+
+func (x *Direct) ProtoReflect() protoreflect.Message {
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Direct.ProtoReflect.Descriptor instead.
+func (*Direct) Descriptor() ([]byte, []int) {
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Direct) GetEndpoints() string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return ""
+}
+
+func (x *Direct) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
+func (x *Direct) GetAffinitySeconds() uint32 {
+	if x != nil {
+		return x.AffinitySeconds
+	}
+	return 0
+}
+
+func (x *Direct) GetPod() *Route {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *Direct) GetNode() *Route {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Direct) GetOutside() *Route {
+	if x != nil {
+		return x.Outside
 	}
 	return nil
 }
@@ -321,7 +418,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +430,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[2]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +443,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{2}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HealthCheck) GetPort() uint32 {
@@ -379,7 +476,7 @@ type Limited struct {
 
 func (x *Limited) Reset() {
 	*x = Limited{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +488,7 @@ func (x *Limited) String() string {
 func (*Limited) ProtoMessage() {}
 
 func (x *Limited) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[3]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +501,7 @@ func (x *Limited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limited.ProtoReflect.Descriptor instead.
 func (*Limited) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{3}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Limited) GetRanges() []string {
@@ -455,7 +552,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +564,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_translate_frontendpb_frontend_proto_msgTypes[4]
+	mi := &file_translate_frontendpb_frontend_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +577,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{4}
+	return file_translate_frontendpb_frontend_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Node) GetAddresses() [][]byte {
@@ -518,7 +615,7 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"#translate/frontendpb/frontend.proto\x12\vfairlead.v1\"a\n" +
 	"\x05Route\x12.\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x14.fairlead.v1.VerdictR\averdict\x12(\n" +
-	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\xff\x02\n" +
+	"\x05class\x18\x02 \x01(\x0e2\x12.fairlead.v1.ClassR\x05class\"\xac\x03\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04ipv6\x18\x02 \x01(\bR\x04ipv6\x12\x12\n" +
@@ -530,8 +627,16 @@ const file_translate_frontendpb_frontend_proto_rawDesc = "" +
 	"\x04node\x18\b \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
 	"\aoutside\x18\t \x01(\v2\x12.fairlead.v1.RouteR\aoutside\x12.\n" +
 	"\alimited\x18\n" +
-	" \x01(\v2\x14.fairlead.v1.LimitedR\alimited\x12;\n" +
-	"\fhealth_check\x18\v \x01(\v2\x18.fairlead.v1.HealthCheckR\vhealthCheck\"J\n" +
+	" \x01(\v2\x14.fairlead.v1.LimitedR\alimited\x12+\n" +
+	"\x06direct\x18\f \x01(\v2\x13.fairlead.v1.DirectR\x06direct\x12;\n" +
+	"\fhealth_check\x18\v \x01(\v2\x18.fairlead.v1.HealthCheckR\vhealthCheck\"\xe9\x01\n" +
+	"\x06Direct\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x01(\tR\tendpoints\x12\x1a\n" +
+	"\bexternal\x18\x02 \x01(\tR\bexternal\x12)\n" +
+	"\x10affinity_seconds\x18\x03 \x01(\rR\x0faffinitySeconds\x12$\n" +
+	"\x03pod\x18\x04 \x01(\v2\x12.fairlead.v1.RouteR\x03pod\x12&\n" +
+	"\x04node\x18\x05 \x01(\v2\x12.fairlead.v1.RouteR\x04node\x12,\n" +
+	"\aoutside\x18\x06 \x01(\v2\x12.fairlead.v1.RouteR\aoutside\"J\n" +
 	"\vHealthCheck\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
 	"\x0flocal_endpoints\x18\x02 \x01(\rR\x0elocalEndpoints\"\xbb\x01\n" +
@@ -573,15 +678,16 @@ func file_translate_frontendpb_frontend_proto_rawDescGZIP() []byte {
 }
 
 var file_translate_frontendpb_frontend_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_translate_frontendpb_frontend_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_translate_frontendpb_frontend_proto_goTypes = []any{
 	(Verdict)(0),        // 0: fairlead.v1.Verdict
 	(Class)(0),          // 1: fairlead.v1.Class
 	(*Route)(nil),       // 2: fairlead.v1.Route
 	(*Frontend)(nil),    // 3: fairlead.v1.Frontend
-	(*HealthCheck)(nil), // 4: fairlead.v1.HealthCheck
-	(*Limited)(nil),     // 5: fairlead.v1.Limited
-	(*Node)(nil),        // 6: fairlead.v1.Node
+	(*Direct)(nil),      // 4: fairlead.v1.Direct
+	(*HealthCheck)(nil), // 5: fairlead.v1.HealthCheck
+	(*Limited)(nil),     // 6: fairlead.v1.Limited
+	(*Node)(nil),        // 7: fairlead.v1.Node
 }
 var file_translate_frontendpb_frontend_proto_depIdxs = []int32{
 	0,  // 0: fairlead.v1.Route.verdict:type_name -> fairlead.v1.Verdict
@@ -589,16 +695,20 @@ var file_translate_frontendpb_frontend_proto_depIdxs = []int32{
 	2,  // 2: fairlead.v1.Frontend.pod:type_name -> fairlead.v1.Route
 	2,  // 3: fairlead.v1.Frontend.node:type_name -> fairlead.v1.Route
 	2,  // 4: fairlead.v1.Frontend.outside:type_name -> fairlead.v1.Route
-	5,  // 5: fairlead.v1.Frontend.limited:type_name -> fairlead.v1.Limited
-	4,  // 6: fairlead.v1.Frontend.health_check:type_name -> fairlead.v1.HealthCheck
-	2,  // 7: fairlead.v1.Limited.pod:type_name -> fairlead.v1.Route
-	2,  // 8: fairlead.v1.Limited.node:type_name -> fairlead.v1.Route
-	2,  // 9: fairlead.v1.Limited.outside:type_name -> fairlead.v1.Route
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 5: fairlead.v1.Frontend.limited:type_name -> fairlead.v1.Limited
+	4,  // 6: fairlead.v1.Frontend.direct:type_name -> fairlead.v1.Direct
+	5,  // 7: fairlead.v1.Frontend.health_check:type_name -> fairlead.v1.HealthCheck
+	2,  // 8: fairlead.v1.Direct.pod:type_name -> fairlead.v1.Route
+	2,  // 9: fairlead.v1.Direct.node:type_name -> fairlead.v1.Route
+	2,  // 10: fairlead.v1.Direct.outside:type_name -> fairlead.v1.Route
+	2,  // 11: fairlead.v1.Limited.pod:type_name -> fairlead.v1.Route
+	2,  // 12: fairlead.v1.Limited.node:type_name -> fairlead.v1.Route
+	2,  // 13: fairlead.v1.Limited.outside:type_name -> fairlead.v1.Route
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_translate_frontendpb_frontend_proto_init() }
@@ -612,7 +722,7 @@ func file_translate_frontendpb_frontend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_translate_frontendpb_frontend_proto_rawDesc), len(file_translate_frontendpb_frontend_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -124,7 +124,7 @@ func (r *report) protocol(field, text string) (model.Protocol, bool) {
 	case model.TCP, model.UDP, model.SCTP:
 		return p, true
 	default:
-		r.add(model.UnknownProtocol, "%s: %s is not a protocol of Services; write TCP or UDP, in capitals", field, quote(text))
+		r.add(model.UnknownProtocol, "%s: %s is not a protocol of Services; write TCP, UDP or SCTP, in capitals", field, quote(text))
 		return "", false
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -62,8 +63,7 @@ func readService(svc *corev1.Service, key model.ObjectKey, rep *report) *model.S
 	s.ExternalIPs = externalIPs(svc, s.ClusterIPs, rep)
 	s.SourceRanges = sourceRanges(svc, rep)
 	s.HealthCheckNodePort = healthCheckNodePort(svc, rep)
-
-	reportAbsentFeatures(svc, rep)
+	s.Affinity, s.Direct = affinity(svc, rep), direct(svc, rep)
 	return s
 }
 
@@ -153,9 +153,6 @@ func servicePorts(svc *corev1.Service, rep *report) []model.Port {
 			continue
 		}
 		switch {
-		case protocol == model.SCTP:
-			rep.add(model.UnsupportedProtocol, "%s.protocol: SCTP port %d is not forwarded, because Envoy does not speak SCTP; let another proxy serve the Service (label %s)", field, p.Port, LabelServiceProxyName)
-			continue
 		case ports[number{protocol, p.Port}]:
 			rep.add(model.InvalidPort, "%s: port %d/%s is there already; give this one another number", field, p.Port, protocol)
 			continue
@@ -276,15 +273,48 @@ func withoutOverlaps(prefixes []netip.Prefix) []netip.Prefix {
 	return outer
 }
 
-// reportAbsentFeatures notes the fields whose meaning is not there yet. The Service is forwarded without it.
-func reportAbsentFeatures(svc *corev1.Service, rep *report) {
+// defaultAffinity and maxAffinity are what the API server fills in and lets through.
+const (
+	defaultAffinity = 3 * time.Hour
+	maxAffinity     = 24 * time.Hour
+)
+
+// affinity reads spec.sessionAffinity and its time-out.
+func affinity(svc *corev1.Service, rep *report) time.Duration {
 	switch svc.Spec.SessionAffinity {
-	case "", corev1.ServiceAffinityNone:
 	case corev1.ServiceAffinityClientIP:
-		rep.add(model.UnsupportedFeature, "spec.sessionAffinity: ClientIP is not kept yet: the connections of one client go to different endpoints; write None, or let another proxy serve the Service (label %s)", LabelServiceProxyName)
+	case "", corev1.ServiceAffinityNone:
+		return 0
 	default:
 		rep.add(model.InvalidValue, "spec.sessionAffinity: %s is not an affinity, and is taken as None; write None or ClientIP", quote(string(svc.Spec.SessionAffinity)))
+		return 0
 	}
+	c := svc.Spec.SessionAffinityConfig
+	if c == nil || c.ClientIP == nil || c.ClientIP.TimeoutSeconds == nil {
+		return defaultAffinity
+	}
+	seconds := *c.ClientIP.TimeoutSeconds
+	if timeout := time.Duration(seconds) * time.Second; timeout >= time.Second && timeout <= maxAffinity {
+		return timeout
+	}
+	rep.add(model.InvalidValue, "spec.sessionAffinityConfig.clientIP.timeoutSeconds: %d is taken as %.0f; choose one from 1 to %.0f", seconds, defaultAffinity.Seconds(), maxAffinity.Seconds())
+	return defaultAffinity
+}
+
+// AnnotationForwarding asks for another way of forwarding a Service. Its one value is ForwardingDirect: the kernel of each
+// node chooses endpoints by itself, as kube-proxy has it do.
+const (
+	AnnotationForwarding = "fairlead.io/forwarding"
+	ForwardingDirect     = "direct"
+)
+
+// direct reads AnnotationForwarding.
+func direct(svc *corev1.Service, rep *report) bool {
+	value, annotated := svc.Annotations[AnnotationForwarding]
+	if annotated && value != ForwardingDirect {
+		rep.add(model.InvalidValue, "metadata.annotations[%s]: %s is no way of forwarding, and is passed over; write %s, or remove the annotation", AnnotationForwarding, quote(value), ForwardingDirect)
+	}
+	return value == ForwardingDirect
 }
 
 // healthCheckNodePort reads spec.healthCheckNodePort, which has a meaning only where a load balancer has to know which nodes

@@ -61,8 +61,7 @@ func readSlice(es *discoveryv1.EndpointSlice, key model.ObjectKey, rep *report) 
 }
 
 // slicePorts reads a slice's ports. Those without a name or a number are passed over, as in kube-proxy: the API server
-// fills the name in, and a port without a number stands for all ports, which no Service asks for. SCTP is reported with
-// the Service.
+// fills the name in, and a port without a number stands for all ports, which no Service asks for.
 func slicePorts(es *discoveryv1.EndpointSlice, rep *report) []model.SlicePort {
 	var all []model.SlicePort
 	for i, p := range es.Ports {
@@ -78,9 +77,7 @@ func slicePorts(es *discoveryv1.EndpointSlice, rep *report) []model.SlicePort {
 		if !ok || !rep.port(field+".port", *p.Port) || *p.Name != "" && !rep.label(field+".name", *p.Name) {
 			continue
 		}
-		if protocol != model.SCTP {
-			all = append(all, model.SlicePort{Name: *p.Name, Protocol: protocol, Port: uint16(*p.Port)})
-		}
+		all = append(all, model.SlicePort{Name: *p.Name, Protocol: protocol, Port: uint16(*p.Port)})
 	}
 	return all
 }

@@ -104,6 +104,9 @@ type Service struct {
 	// entry, nobody where the entry is empty. No two of them overlap.
 	SourceRanges map[Family][]netip.Prefix
 
+	Affinity time.Duration // How long a client keeps its endpoint after it last connected; 0: not at all. Whole seconds.
+	Direct   bool          // Its connections are to be forwarded by the kernel alone.
+
 	HealthCheckNodePort uint16 // Where nodes tell the load balancer how many local endpoints they have; 0: nowhere.
 }
 
@@ -269,7 +272,13 @@ type Frontend struct {
 
 	Routes       [Origins]Route // By Origin.
 	SourceRanges *SourceRanges  // Who may dial it at all, on the way of Routes; everyone else is dropped. Nil: everyone may.
+	Direct       *Direct        // How the kernel forwards it by itself; nil: Envoy forwards it.
 	HealthCheck  *HealthCheck   // Of the Service, on its ClusterIP frontends, in their family; nil if it has none.
+}
+
+// Direct is how the kernel chooses an endpoint and rewrites the destination to it, without Envoy.
+type Direct struct {
+	Affinity time.Duration // How long a client keeps its endpoint after it last connected; 0: not at all. Whole seconds.
 }
 
 // HealthCheck is what a node answers a load balancer that asks whether to send it connections.
@@ -329,23 +338,21 @@ type Reason string
 
 // The reasons.
 const (
-	InvalidObject       Reason = "InvalidObject"       // Cannot be read as what it claims to be.
-	InvalidName         Reason = "InvalidName"         // Not a name that Kubernetes accepts.
-	InvalidAddress      Reason = "InvalidAddress"      // Not an address, or one that nothing can be forwarded to.
-	InvalidPort         Reason = "InvalidPort"         // Not a port that can be served.
-	InvalidField        Reason = "InvalidField"        // A field that its object does not have, or has twice.
-	InvalidValue        Reason = "InvalidValue"        // A field with a value outside its closed list.
-	UnknownProtocol     Reason = "UnknownProtocol"     // Neither TCP, UDP nor SCTP.
-	WrongFamily         Reason = "WrongFamily"         // An address of another family than its object's.
-	DuplicateFrontend   Reason = "DuplicateFrontend"   // Another Service has the address, port and protocol.
-	DuplicateObject     Reason = "DuplicateObject"     // Two manifests describe the same object.
-	TooManyEndpoints    Reason = "TooManyEndpoints"    // More endpoints than one assignment can carry.
-	UnsupportedProtocol Reason = "UnsupportedProtocol" // SCTP.
-	UnsupportedFeature  Reason = "UnsupportedFeature"  // A field whose meaning is not there yet.
-	UnsupportedObject   Reason = "UnsupportedObject"   // An object in whose place another kind or version is needed.
-	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
-	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
-	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
+	InvalidObject     Reason = "InvalidObject"     // Cannot be read as what it claims to be.
+	InvalidName       Reason = "InvalidName"       // Not a name that Kubernetes accepts.
+	InvalidAddress    Reason = "InvalidAddress"    // Not an address, or one that nothing can be forwarded to.
+	InvalidPort       Reason = "InvalidPort"       // Not a port that can be served.
+	InvalidField      Reason = "InvalidField"      // A field that its object does not have, or has twice.
+	InvalidValue      Reason = "InvalidValue"      // A field with a value outside its closed list.
+	UnknownProtocol   Reason = "UnknownProtocol"   // Neither TCP, UDP nor SCTP.
+	WrongFamily       Reason = "WrongFamily"       // An address of another family than its object's.
+	DuplicateFrontend Reason = "DuplicateFrontend" // Another Service has the address, port and protocol.
+	DuplicateObject   Reason = "DuplicateObject"   // Two manifests describe the same object.
+	TooManyEndpoints  Reason = "TooManyEndpoints"  // More endpoints than one assignment can carry.
+	UnsupportedObject Reason = "UnsupportedObject" // An object in whose place another kind or version is needed.
+	UnknownNode       Reason = "UnknownNode"       // A view of a node that no object describes.
+	PortUnavailable   Reason = "PortUnavailable"   // A port that a node cannot listen on.
+	Unreadable        Reason = "Unreadable"        // A file that cannot be read or parsed.
 )
 
 // Problem is something wrong with one object. The object's other parts, and all other objects, are forwarded.

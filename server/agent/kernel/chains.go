@@ -53,9 +53,11 @@ var generationMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "i
 // addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
 // address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
 func addMaps(tx *knftables.Transaction) {
-	for name, kind := range mapTypes {
-		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
-		tx.Flush(&knftables.Map{Name: name})
+	for _, types := range []map[string]string{mapTypes, directMapTypes()} {
+		for name, kind := range types {
+			tx.Add(&knftables.Map{Name: name, TypeOf: kind})
+			tx.Flush(&knftables.Map{Name: name})
+		}
 	}
 	for name, kind := range generationMaps {
 		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
@@ -124,11 +126,12 @@ func (t *Table) verdictChains() []chain {
 		if id := t.generations.Current; id != 0 {
 			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
 			if class == frontendpb.Class_KEEP {
-				c.rules = append([]string{"update @callers4 { ip saddr . ip saddr }", "update @callers6 { ip6 saddr . ip6 saddr }"}, c.rules...)
+				c.rules = append(noteCaller(), c.rules...)
 			}
 		}
 		all = append(all, c)
 	}
+	all = append(all, t.directChains()...)
 	all = append(all,
 		chain{name: refuse, rules: []string{count(counterRefused), "meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"}},
 		chain{name: drop, rules: []string{count(counterDropped) + " drop"}})
@@ -141,6 +144,11 @@ func (t *Table) verdictChains() []chain {
 		all = append(all, c)
 	}
 	return all
+}
+
+// noteCaller returns the rules that add a pair of the caller's address with itself to the callers.
+func noteCaller() []string {
+	return []string{"update @callers4 { ip saddr . ip saddr }", "update @callers6 { ip6 saddr . ip6 saddr }"}
 }
 
 // generationChains returns the chains of one generation, for the packets that belong to it and for those that it sends.
@@ -234,7 +242,7 @@ func (t *Table) output() chain {
 // node's own address is always delivered to the node, whatever the packet's mark. The mark tells them from connections to the
 // node's own servers.
 func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
-	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority}
+	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority, rules: t.directRules()}
 	for _, ipv6 := range []bool{false, true} {
 		c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x != 0 dnat %s to %s daddr . meta l4proto . th dport map @%s",
 			t.config.Mask, ip(ipv6), ip(ipv6), mapName(aliasMap, false, ipv6)))
@@ -252,10 +260,14 @@ func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
 // natInput gives connections of class masq to the node's own servers a source that those can know.
 func (t *Table) natInput() chain {
 	c := chain{name: "nat-input", kind: knftables.NATType, hook: knftables.InputHook, priority: knftables.SNATPriority}
+	masqueraded := []string{fmt.Sprintf("meta mark and %#x == %#x", t.config.Mask, t.directMark(frontendpb.Class_MASQ))}
 	if veths := t.veths(frontendpb.Class_MASQ); veths != "" {
+		masqueraded = append(masqueraded, fmt.Sprintf("iifname { %s }", veths))
+	}
+	for _, match := range masqueraded {
 		for _, ipv6 := range []bool{false, true} {
 			if a := sortedByFamily(t.node.Addresses, ipv6); len(a) > 0 {
-				c.rules = append(c.rules, fmt.Sprintf("iifname { %s } snat %s to %s", veths, ip(ipv6), a[0]))
+				c.rules = append(c.rules, fmt.Sprintf("%s snat %s to %s", match, ip(ipv6), a[0]))
 			}
 		}
 	}
@@ -263,7 +275,7 @@ func (t *Table) natInput() chain {
 }
 
 func (t *Table) natPostrouting() chain {
-	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority}
+	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority, rules: t.directSources()}
 	if len(t.generations.Live) == 0 {
 		return c
 	}

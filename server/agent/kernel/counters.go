@@ -9,13 +9,14 @@ import (
 
 // Names of the counters of what is not forwarded.
 const (
-	counterRefused = "refused"      // No endpoint: the client is told at once.
-	counterDropped = "dropped"      // None on this node, which the Service insists on.
-	counterWaiting = "no-envoy"     // No Envoy is ready on this node.
-	counterOutside = "out-of-range" // From a source that the Service's source ranges do not let in.
+	counterRefused      = "refused"      // No endpoint: the client is told at once.
+	counterDropped      = "dropped"      // None on this node, which the Service insists on.
+	counterWaiting      = "no-envoy"     // No Envoy is ready on this node.
+	counterUnremembered = "unremembered" // Forwarded, but sessionAffinity has no room for the client.
+	counterOutside      = "out-of-range" // From a source that the Service's source ranges do not let in.
 )
 
-var counterNames = []string{counterRefused, counterDropped, counterWaiting, counterOutside}
+var counterNames = []string{counterRefused, counterDropped, counterWaiting, counterOutside, counterUnremembered}
 
 // count returns a statement that counts a packet.
 func count(name string) string { return fmt.Sprintf("counter name %q", name) }
@@ -51,9 +52,24 @@ func (c *Counters) Read(ctx context.Context) (map[string]uint64, error) {
 	}
 	packets := map[string]uint64{}
 	for _, counter := range counters {
-		if counter.Packets != nil {
+		if counter.Packets != nil && counter.Name != counterUnremembered {
 			packets[counter.Name] = *counter.Packets
 		}
 	}
 	return packets, nil
+}
+
+// Unremembered returns how many connections were forwarded without sessionAffinity, because their ServicePort has as many
+// clients already as are remembered. Without a table there are none.
+func (c *Counters) Unremembered(ctx context.Context) (uint64, error) {
+	counters, err := c.nft.ListCounters(ctx)
+	if err != nil && !knftables.IsNotFound(err) {
+		return 0, fmt.Errorf("nftables: read counters: %w", err)
+	}
+	for _, counter := range counters {
+		if counter.Name == counterUnremembered && counter.Packets != nil {
+			return *counter.Packets, nil
+		}
+	}
+	return 0, nil
 }

@@ -71,9 +71,9 @@ func elementsOf(f *frontendpb.Frontend, node Node) []element {
 	}
 	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
 	in, out := e, e
-	nodePort, routes := !m.Address.IsValid(), envoy.Routes(f)
-	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(chainOf(routes[model.FromPod]), chainOf(routes[model.FromOutside])))
-	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(chainOf(routes[model.FromNode]))
+	nodePort, routes := !m.Address.IsValid(), routesOf(f)
+	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(routes[model.FromPod], routes[model.FromOutside]))
+	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(routes[model.FromNode])
 	elements := []element{in, out}
 	if f.GetLimited() != nil {
 		elements = rangeElements(elements, f, node)
@@ -81,6 +81,7 @@ func elementsOf(f *frontendpb.Frontend, node Node) []element {
 	if m.Kind == model.ClusterIP {
 		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: m.Address.String()})
 	}
+	elements = append(elements, directElements(e, f)...)
 	for _, a := range node.Aliases {
 		if a.Address == m.Address {
 			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()
@@ -98,11 +99,14 @@ const (
 
 // chainOf returns the chain that carries out a route. A class that this agent does not know, of a newer control plane, is
 // refused: a chain that does not exist would make the kernel refuse all that is committed with it.
-func chainOf(r *frontendpb.Route) string {
+func chainOf(r *frontendpb.Route, direct bool) string {
 	switch {
 	case r.GetVerdict() == frontendpb.Verdict_DROP:
 		return drop
 	case r.GetVerdict() == frontendpb.Verdict_FORWARD && slices.Contains(generation.Classes, r.GetClass()):
+		if direct {
+			return directName(r.GetClass())
+		}
 		return generation.ClassName(r.GetClass())
 	default:
 		return refuse
@@ -120,15 +124,17 @@ func byOrigin(pod, outside string) string {
 // origins returns the pairs of different chains that a frontend's routes from pods and from outside can end in: all of them,
 // so that no frontend can lead to a chain that does not exist.
 func origins() [][2]string {
-	ends := []string{refuse, drop}
-	for _, class := range generation.Classes {
-		ends = append(ends, generation.ClassName(class))
-	}
 	var pairs [][2]string
-	for _, pod := range ends {
-		for _, outside := range ends {
-			if pod != outside {
-				pairs = append(pairs, [2]string{pod, outside})
+	for _, name := range []func(frontendpb.Class) string{generation.ClassName, directName} {
+		ends := []string{refuse, drop}
+		for _, class := range generation.Classes {
+			ends = append(ends, name(class))
+		}
+		for _, pod := range ends {
+			for _, outside := range ends {
+				if pair := [2]string{pod, outside}; pod != outside && !slices.Contains(pairs, pair) {
+					pairs = append(pairs, pair)
+				}
 			}
 		}
 	}

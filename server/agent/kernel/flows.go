@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -71,7 +73,10 @@ func (t *Table) forgetFlows() error {
 	if t.stale.empty() {
 		return nil
 	}
-	match := matcher{flowFilter: t.stale, mask: t.config.Mask, addresses: t.node.Addresses, aliases: []netip.Addr{envoy.NodePortAlias4, envoy.NodePortAlias6}}
+	match := matcher{
+		flowFilter: t.stale, mask: t.config.Mask, addresses: t.node.Addresses,
+		aliases: []netip.Addr{envoy.NodePortAlias4, envoy.NodePortAlias6}, endpoints: t.picks.all(),
+	}
 	for _, a := range t.node.Aliases {
 		match.aliases = append(match.aliases, a.Alias)
 	}
@@ -96,9 +101,10 @@ func (t *Table) forgetFlows() error {
 type flowFilter struct {
 	all    map[netip.AddrPort]bool // Flows to these, and with the zero address to NodePorts.
 	others map[netip.AddrPort]bool // Of those to these only what others decided.
+	ended  map[netip.AddrPort]bool // Flows that the kernel led to these endpoints.
 }
 
-func (f *flowFilter) empty() bool { return len(f.all)+len(f.others) == 0 }
+func (f *flowFilter) empty() bool { return len(f.all)+len(f.others)+len(f.ended) == 0 }
 
 // add adds the flows to elements that went, and those of others to elements that came.
 func (f *flowFilter) add(removed, added []element) {
@@ -116,22 +122,29 @@ func (f *flowFilter) add(removed, added []element) {
 	note(&f.others, added)
 }
 
+// end adds the flows that the kernel led to endpoints.
+func (f *flowFilter) end(endpoints map[netip.AddrPort]bool) {
+	if f.ended == nil {
+		f.ended = map[netip.AddrPort]bool{}
+	}
+	maps.Copy(f.ended, endpoints)
+}
+
 // merge adds the others' flows that another filter names.
 func (f *flowFilter) merge(o flowFilter) {
 	if f.others == nil {
 		f.others = map[netip.AddrPort]bool{}
 	}
-	for a := range o.others {
-		f.others[a] = true
-	}
+	maps.Copy(f.others, o.others)
 }
 
 // matcher tells which flows a filter names.
 type matcher struct {
 	flowFilter
 	mask      uint32
-	addresses []netip.Addr // The node's, that NodePorts are served on.
-	aliases   []netip.Addr // What Fairlead itself rewrites destinations to.
+	addresses []netip.Addr            // The node's, that NodePorts are served on.
+	aliases   []netip.Addr            // What Fairlead itself rewrites destinations to on the way to Envoy,
+	endpoints map[netip.AddrPort]bool // and without Envoy.
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -139,17 +152,21 @@ func (m matcher) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	slice, _ := netip.AddrFromSlice(flow.Forward.DstIP)
-	addr, port := slice.Unmap(), flow.Forward.DstPort
+	to, answering := addrPort(flow.Forward.DstIP, flow.Forward.DstPort), addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
 	named := func(set map[netip.AddrPort]bool) bool {
-		return set[netip.AddrPortFrom(addr, port)] || set[netip.AddrPortFrom(netip.Addr{}, port)] && slices.Contains(m.addresses, addr)
+		return set[to] || set[netip.AddrPortFrom(netip.Addr{}, to.Port())] && slices.Contains(m.addresses, to.Addr())
 	}
-	return named(m.all) || named(m.others) && !m.ours(flow, addr)
+	return named(m.all) || named(m.others) && !m.ours(flow, to, answering) || to != answering && m.ended[answering]
 }
 
-// ours reports whether a flow is one that Fairlead leads to Envoy: it has a mark, and the destination it had or one of Envoy's
-// namespace.
-func (m matcher) ours(flow *netlink.ConntrackFlow, to netip.Addr) bool {
-	from, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	return flow.Mark&m.mask != 0 && (from.Unmap() == to || slices.Contains(m.aliases, from.Unmap()))
+// ours reports whether a flow is one that Fairlead forwards: to Envoy, by its mark and with the destination it had or one of
+// Envoy's namespace, or rewritten to an endpoint.
+func (m matcher) ours(flow *netlink.ConntrackFlow, to, answering netip.AddrPort) bool {
+	byEnvoy := flow.Mark&m.mask != 0 && (answering.Addr() == to.Addr() || slices.Contains(m.aliases, answering.Addr()))
+	return byEnvoy || to != answering && m.endpoints[answering]
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(addr.Unmap(), port)
 }

@@ -52,6 +52,7 @@ type Table struct {
 	wanted      map[string]*frontendpb.Frontend
 	changed     map[string]bool // Names of frontends that differ from what the kernel has.
 
+	picks    picks
 	applied  map[string][]element // By frontend's name; what the kernel has.
 	podLinks []string             // That the kernel has.
 	static   bool                 // The kernel has the chains of node and generations.
@@ -71,11 +72,12 @@ func New(config generation.Config) (*Table, error) {
 }
 
 func newTable(config generation.Config, nft knftables.Interface) *Table {
-	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}}
+	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}, picks: newPicks()}
 }
 
 // SetFrontend makes f the frontend of that name with the next Commit; nil removes it.
 func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
+	t.picks.use(name, t.wanted[name], f)
 	if f == nil {
 		delete(t.wanted, name)
 	} else {
@@ -109,7 +111,7 @@ func (t *Table) Forget() { t.complete = false }
 
 // Dirty reports whether a Commit has anything to do.
 func (t *Table) Dirty() bool {
-	return !t.complete || !t.static || len(t.changed) > 0 || !t.stale.empty() || !slices.Equal(t.podLinks, t.node.PodLinks)
+	return !t.complete || !t.static || len(t.changed) > 0 || len(t.picks.dirty) > 0 || !t.stale.empty() || !slices.Equal(t.podLinks, t.node.PodLinks)
 }
 
 // Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
@@ -118,10 +120,10 @@ func (t *Table) Commit(ctx context.Context) error {
 	if !t.Dirty() {
 		return nil
 	}
-	next, removed, added, err := t.write(ctx, false)
+	done, err := t.write(ctx, false)
 	if err != nil && !t.complete {
 		// What another version left in the kernel may be of a kind that cannot be changed.
-		next, removed, added, err = t.write(ctx, true)
+		done, err = t.write(ctx, true)
 	}
 	if err != nil {
 		t.complete = false
@@ -131,26 +133,31 @@ func (t *Table) Commit(ctx context.Context) error {
 		for name := range t.changed {
 			delete(t.applied, name)
 		}
-		maps.Copy(t.applied, next)
+		maps.Copy(t.applied, done.elements)
 	} else {
-		t.applied = next
+		t.applied = done.elements
 	}
 	clear(t.changed)
+	t.picks.commit(done.picks)
 	t.complete, t.static, t.podLinks = true, true, t.node.PodLinks
-	t.stale.add(removed, added)
-	t.lookAgain(added, time.Now())
+	t.stale.add(done.removed, done.added)
+	t.stale.end(done.picks.ended)
+	t.lookAgain(done.added, time.Now())
 	return t.forgetFlows()
 }
 
 // write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
 // kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
-func (t *Table) write(ctx context.Context, replace bool) (next map[string][]element, removed, added []element, err error) {
+func (t *Table) write(ctx context.Context, replace bool) (written, error) {
 	tx := t.nft.NewTransaction()
+	var left []string
 	if !t.complete {
 		tx.Add(&knftables.Table{})
 		if replace {
 			tx.Delete(&knftables.Table{})
 			tx.Add(&knftables.Table{})
+		} else {
+			left = t.left(ctx)
 		}
 		addMaps(tx)
 		addRangeMaps(tx)
@@ -160,8 +167,30 @@ func (t *Table) write(ctx context.Context, replace bool) (next map[string][]elem
 	if !t.complete || !t.static {
 		t.addChains(tx)
 	}
-	next, removed, added = t.addElements(tx)
-	return next, removed, added, t.nft.Run(ctx, tx)
+	done := written{picks: t.addPicks(tx, left)}
+	done.elements, done.removed, done.added = t.addElements(tx)
+	t.removePicks(tx, done.picks)
+	return done, t.nft.Run(ctx, tx)
+}
+
+// written is what a transaction wrote.
+type written struct {
+	elements       map[string][]element // Of the frontends that it looked at.
+	removed, added []element
+	picks          pickChange
+}
+
+// left returns the names of the chains and maps that are in the kernel's table already, if there is one.
+func (t *Table) left(ctx context.Context) []string {
+	chains, err := t.nft.List(ctx, "chains")
+	if err != nil {
+		return nil // There is no table, or the transaction fails, too.
+	}
+	maps, err := t.nft.List(ctx, "maps")
+	if err != nil {
+		return nil
+	}
+	return append(chains, maps...)
 }
 
 // addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
@@ -233,6 +262,11 @@ func (t *Table) Intact(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
+	for set := range t.picks.applied {
+		if !slices.Contains(there, pickChain(set)) {
+			return false
+		}
+	}
 	for _, c := range t.chains() {
 		if !slices.Contains(there, c.name) {
 			return false
@@ -245,7 +279,7 @@ func (t *Table) Intact(ctx context.Context) bool {
 		}
 	}
 	found, err := t.nft.List(ctx, "maps")
-	return err == nil && len(found) >= len(mapTypes)+len(generationMaps)
+	return err == nil && len(found) >= len(mapTypes)+len(generationMaps)+2*len(t.picks.applied)
 }
 
 // Remove deletes the table from the kernel. That it is not there is no error.

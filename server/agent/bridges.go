@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/fairlead/fairlead/server/agent/generation"
 	"github.com/fairlead/fairlead/server/agent/kernel"
 	"github.com/fairlead/fairlead/server/agent/upstream"
 )
@@ -109,7 +110,7 @@ type subnet struct {
 
 // hostBridges returns the host's bridges that have addresses, and the subnets of those.
 func hostBridges() ([]kernel.Bridge, []subnet, error) {
-	links, err := netlink.LinkList()
+	links, err := generation.Undisturbed(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}

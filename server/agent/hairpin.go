@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/server/agent/generation"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +17,7 @@ type reflectors map[int]bool // By the link's index.
 // whose destination becomes a pod of the same bridge does not leave the bridge; and a bridge sends nothing back by the port that
 // it came by, unless that port is told to. CNI plugins have an option for it (hairpinMode), since kube-proxy asks for the same.
 func (r reflectors) reflect() error {
-	links, err := netlink.LinkList()
+	links, err := generation.Undisturbed(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 // hosts: it has one of the node's addresses, a default route, or, being a veth, a subnet of its own. (The eth0 of a node
 // that is itself a container is such a veth, too.)
 func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
-	links, err := netlink.LinkList()
+	links, err := generation.Undisturbed(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -69,7 +69,7 @@ func routesBy(links []string) ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", name, err)
 		}
-		routes, err := netlink.RouteList(link, netlink.FAMILY_ALL)
+		routes, err := generation.Undisturbed(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, fmt.Errorf("routes by %s: %w", name, err)
 		}
@@ -85,7 +85,7 @@ func routesBy(links []string) ([]netip.Prefix, error) {
 
 // hasAddress reports whether a link has an address for which is is true.
 func hasAddress(l netlink.Link, is func(netip.Prefix) bool) (bool, error) {
-	addresses, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	addresses, err := generation.Undisturbed(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return false, fmt.Errorf("addresses of %s: %w", l.Attrs().Name, err)
 	}
@@ -97,7 +97,7 @@ func hasAddress(l netlink.Link, is func(netip.Prefix) bool) (bool, error) {
 
 // defaultRoutes returns the indexes of the links that have a default route in the main table.
 func defaultRoutes() (map[int]bool, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := generation.Undisturbed(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

@@ -210,7 +210,7 @@ func removePolicies(c Config, id ID, family int) error {
 // Existing returns the generations whose Envoy is alive, in order: a namespace, and with it the far end of its veths,
 // lives as long as a process in it.
 func Existing() ([]ID, error) {
-	links, err := netlink.LinkList()
+	links, err := Undisturbed(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -231,6 +231,19 @@ func RemoveAll(c Config) error {
 		errs = append(errs, Remove(c, id))
 	}
 	return errors.Join(errs...)
+}
+
+// dumps is how often a list is asked for before it counts as one that cannot be had.
+const dumps = 10
+
+// Undisturbed asks the kernel for a list until nothing changes while it is read, as links do when several pods start at once.
+func Undisturbed[T any](list func() ([]T, error)) (found []T, err error) {
+	for range dumps {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
 }
 
 // single returns the prefix that holds one address.

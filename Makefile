@@ -50,9 +50,9 @@ e2e: setup ## Against a real Kubernetes control plane and CoreDNS, built from th
 	$(with_envoy) go -C test/e2e test -count=1 -timeout=20m . ./readme
 
 .PHONY: e2e-node
-e2e-node: ## On real nodes with kubelets and containerd, from the README's commands and images; as root (E2E_NODE_FLAGS=-short: one node)
+e2e-node: ## On real nodes with kubelets and containerd, from the README's commands and images; as root (E2E_NODE_FLAGS=-short: one node, and 20 of Kubernetes' own tests)
 	@test/tools/setup.sh node
-	@start=$$SECONDS; go -C test/e2e run ./build -for node; go -C test/e2e run ./images; echo "programs and images: $$((SECONDS - start)) s"
+	@start=$$SECONDS; go -C test/e2e run ./build -for conformance; go -C test/e2e run ./images -for conformance; echo "programs and images: $$((SECONDS - start)) s"
 	@start=$$SECONDS; go -C test/e2e test -count=1 -timeout=60m -v ./realnode/... $(E2E_NODE_FLAGS); echo "tests: $$((SECONDS - start)) s"
 
 .PHONY: conformance

@@ -2,6 +2,7 @@ package realnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,29 @@ func (w workload) rollingUpdate(nodes []*node) {
 	w.kubectl("rollout", "restart", "deployment/"+w.name)
 	w.rolledOut()
 	loads.stop("rolling update")
+}
+
+// tablesListed checks that both the image's nft, which wrote Fairlead's tables, and the node's, which is older where the node is
+// Debian 12, can list them: an nft that crashes on them takes down a kube-proxy, or a policy engine, that runs it.
+func (w workload) tablesListed() {
+	agents := strings.Fields(w.typed("kubectl -n fairlead-system get pods -l app.kubernetes.io/component=agent -o name"))
+	if len(agents) == 0 {
+		w.t.Fatal("no agents")
+	}
+	for _, pod := range agents {
+		if out := w.typed("kubectl -n fairlead-system exec " + pod + " -- nft list ruleset"); !strings.Contains(out, "table inet fairlead") {
+			w.t.Errorf("the image's nft lists no table of Fairlead's in %s", pod)
+		}
+	}
+	for _, n := range w.cluster.nodes {
+		version, errVersion := n.command(w.t.Context(), "nft", "--version")
+		out, err := n.command(w.t.Context(), "nft", "list", "ruleset")
+		if err := errors.Join(errVersion, err); err != nil {
+			w.t.Errorf("node %s: %v", n.Name, err)
+		} else if !strings.Contains(out, "table inet fairlead") {
+			w.t.Errorf("node %s: %s lists no table of Fairlead's", n.Name, strings.TrimSpace(version))
+		}
+	}
 }
 
 // sources checks whom pods see: the client pod itself through the cluster IP, on every node.

@@ -55,11 +55,7 @@ func (c *cluster) replaceFlags() ([]string, error) {
 	if !found || !closed {
 		return nil, fmt.Errorf("README's section %q does not say `--set mode=replace …`", installSection)
 	}
-	words := strings.Fields("--set mode=replace" + strings.ReplaceAll(flags, "ADDRESS", c.kube.host.IPv4.String()))
-	if len(c.nodes) == 1 {
-		words = append(words, "--set", "controlPlane.replicas=1") // In the nodes' network, each replica needs a node.
-	}
-	return words, nil
+	return strings.Fields("--set mode=replace" + strings.ReplaceAll(flags, "ADDRESS", c.kube.host.IPv4.String())), nil
 }
 
 // shell runs a command as an administrator types it, at the top of the checkout.

@@ -23,6 +23,7 @@ func TestOneNode(t *testing.T) {
 	if err := c.startClients(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	t.Run("nftables", func(t *testing.T) { w.in(t).tablesListed() })
 	t.Run("rolling update", func(t *testing.T) { w.in(t).rollingUpdate(c.nodes) })
 	t.Run("specs", func(t *testing.T) {
 		if _, err := os.Stat(c.program("e2e.test")); err != nil {
@@ -80,6 +81,7 @@ func TestLifecycle(t *testing.T) {
 				name string
 				run  func(workload)
 			}{
+				{"nftables", workload.tablesListed},
 				{"sources", workload.sources},
 				{"scale", workload.scale},
 				{"rolling update", func(w workload) { w.rollingUpdate(w.cluster.nodes) }},

@@ -109,7 +109,8 @@ func (c *cluster) runSpecs(t *testing.T, s specs) results {
 		}
 	}
 	log := filepath.Join(c.programs, s.name+".log")
-	command := fmt.Sprintf("exec %q --procs=%d --no-color --focus=%q --skip=%q --timeout=%s --output-dir=%q --json-report=%s.json %q -- "+
+	// ginkgo asks the go command for its version, which would look for it in a network that is not there.
+	command := fmt.Sprintf("GOPROXY=off exec %q --procs=%d --no-color --focus=%q --skip=%q --timeout=%s --output-dir=%q --json-report=%s.json %q -- "+
 		"--provider=skeleton --kubeconfig=%q --kubectl-path=%q --num-nodes=%d --dump-logs-on-failure=false --disable-log-dump >%q 2>&1",
 		c.program("ginkgo"), s.procs, s.focus, s.skip, s.timeout, c.dir, s.name, c.program("e2e.test"),
 		c.kube.keys.path("admin.kubeconfig"), c.program("kubectl"), len(c.nodes), log)

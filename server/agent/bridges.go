@@ -57,7 +57,8 @@ func (n *node) bridges(ctx context.Context) error {
 		return nil
 	}
 	bridges = b.occupied(bridges, subnets)
-	if err := kernel.SyncBridges(ctx, bridges); err != nil {
+	if err := kernel.SyncBridges(ctx, b.table, bridges); err != nil {
+		b.table = nil
 		return err
 	}
 	b.table, b.stale = bridges, false
@@ -65,8 +66,9 @@ func (n *node) bridges(ctx context.Context) error {
 }
 
 // checkBridges finds out whether the table for pods on bridges is still what the bridges need: someone may have damaged it,
-// and a bridge without an address of its own takes that of a port, and another one when the port goes.
-func (n *node) checkBridges(ctx context.Context) error {
+// and a bridge without an address of its own takes that of a port, and another one when the port goes. Without cause to look at
+// the table itself it only looks at the bridges: pods that come and go are no cause.
+func (n *node) checkBridges(ctx context.Context, table bool) error {
 	b := &n.bridged
 	if len(b.known) == 0 || b.stale {
 		return nil
@@ -78,7 +80,12 @@ func (n *node) checkBridges(ctx context.Context) error {
 	same := slices.EqualFunc(b.occupied(bridges, subnets), b.table, func(x, y kernel.Bridge) bool {
 		return x.Name == y.Name && x.MAC == y.MAC && len(x.Endpoints) == len(y.Endpoints)
 	})
-	b.stale = !same || !kernel.BridgesIntact(ctx, b.table)
+	if !same {
+		b.stale = true
+	}
+	if table && !kernel.BridgesIntact(ctx, b.table) {
+		b.table, b.stale = nil, true
+	}
 	return nil
 }
 

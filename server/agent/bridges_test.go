@@ -76,7 +76,7 @@ func TestBridgesAreTriedAgain(t *testing.T) {
 	t.Setenv("PATH", path)
 	repaired := func(when string) {
 		t.Helper()
-		if err := n.checkBridges(t.Context()); err != nil {
+		if err := n.checkBridges(t.Context(), true); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.bridges(t.Context()); err != nil {

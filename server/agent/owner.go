@@ -122,13 +122,13 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.links:
 			o.generations.inspect()
 			o.findPods()
-			o.checkBridges(ctx)
+			o.checkBridges(ctx, false)
 		case <-o.disturbed:
 			if !o.table.Intact(ctx) {
 				o.log.Warn("someone changed Fairlead's nftables table; writing it anew")
 				o.table.Forget()
 			}
-			o.checkBridges(ctx)
+			o.checkBridges(ctx, true)
 		case <-o.generations.retry(o.cache.Applied):
 		case <-o.patience():
 		case <-o.held():
@@ -137,7 +137,7 @@ func (o *owner) run(ctx context.Context) error {
 		case <-o.unserved():
 		case <-inspect.C:
 			o.inspect(ctx)
-			o.checkBridges(ctx)
+			o.checkBridges(ctx, true)
 		}
 		o.proceed(ctx)
 	}
@@ -269,8 +269,8 @@ func (o *owner) liftBridges(ctx context.Context) error {
 }
 
 // checkBridges has the table for pods on bridges written anew if it is not what it should be.
-func (o *owner) checkBridges(ctx context.Context) {
-	if err := o.node.checkBridges(ctx); err != nil {
+func (o *owner) checkBridges(ctx context.Context, table bool) {
+	if err := o.node.checkBridges(ctx, table); err != nil {
 		o.log.Error("the bridges of the host cannot be seen", "error", err)
 	}
 	o.reflect()

@@ -40,12 +40,50 @@ type BridgeEndpoint struct {
 	AddrPort netip.AddrPort
 }
 
-// key returns the endpoint as an element of a set.
+// key returns the endpoint as an element of a set. The protocol is a number, as nft lists it where the system has no
+// /etc/protocols, which the agent's image has not.
 func (e BridgeEndpoint) key() []string {
-	return []string{e.AddrPort.Addr().String(), e.Protocol, strconv.Itoa(int(e.AddrPort.Port()))}
+	protocol := protocolNumbers[e.Protocol]
+	if protocol == "" {
+		protocol = e.Protocol
+	}
+	return []string{e.AddrPort.Addr().String(), protocol, strconv.Itoa(int(e.AddrPort.Port()))}
 }
 
-// SyncBridges writes the table that lifts the frames of endpoints on bridges to the host. Envoy dials an endpoint under its
+// protocolNumbers are the numbers of the protocols that nft lists by name where it knows names.
+var protocolNumbers = map[string]string{"tcp": "6", "udp": "17", "sctp": "132"}
+
+// same reports whether bridges have the names and hardware addresses of others. A bridge without an address of its own takes
+// that of a port, and another one when the port goes.
+func same(a, b []Bridge) bool {
+	return slices.EqualFunc(a, b, func(x, y Bridge) bool { return x.Name == y.Name && x.MAC == y.MAC })
+}
+
+// SyncBridges makes the table for bridges, which was written for others or for none, that of these. It adds what endpoints are
+// new, and writes the rest only if the bridges are others: whoever watches the table looks at all of it then.
+func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
+	if len(before) == 0 || !same(before, bridges) {
+		return writeBridges(ctx, bridges)
+	}
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	tx := nft.NewTransaction()
+	for i, b := range bridges {
+		for _, e := range b.Endpoints {
+			if !slices.Contains(before[i].Endpoints, e) {
+				tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
+			}
+		}
+	}
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("nftables: bridge table: %w", err)
+	}
+	return nil
+}
+
+// writeBridges writes the table that lifts the frames of endpoints on bridges to the host. Envoy dials an endpoint under its
 // client's address; if both sit on the same bridge, the endpoint's answer would cross the bridge straight to the client,
 // which never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that
 // it has.
@@ -53,7 +91,7 @@ func (e BridgeEndpoint) key() []string {
 // What the host then routes back to the bridge that it came from makes it tell the endpoint, by an ICMP redirect, to talk to
 // the client directly. Those redirects are dropped here: the sysctl send_redirects counts for IPv4 only, and only where it is
 // off for the whole host.
-func SyncBridges(ctx context.Context, bridges []Bridge) error {
+func writeBridges(ctx context.Context, bridges []Bridge) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -78,11 +116,7 @@ func SyncBridges(ctx context.Context, bridges []Bridge) error {
 		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
 		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
 		for _, e := range b.Endpoints {
-			set := set4
-			if e.AddrPort.Addr().Is6() {
-				set = set6
-			}
-			tx.Add(&knftables.Element{Set: set, Key: e.key()})
+			tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
 		}
 		for _, match := range []string{"ip saddr . meta l4proto . th sport @" + set4, "ip6 saddr . meta l4proto . th sport @" + set6} {
 			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
@@ -117,6 +151,9 @@ func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
 				return false
 			}
 			for _, e := range elements {
+				if number := protocolNumbers[e.Key[1]]; number != "" {
+					e.Key[1] = number
+				}
 				there[fmt.Sprint(e.Key)] = true
 			}
 		}

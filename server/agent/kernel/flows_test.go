@@ -76,18 +76,18 @@ func ask(t *testing.T, conn net.Conn) string {
 // A UDP flow that kube-proxy decided reaches Fairlead as soon as its Service has come over, also when kube-proxy still writes
 // its old decision once more; one that Fairlead has decided is never forgotten, not even by an agent that starts.
 func TestFlowsOfAnother(t *testing.T) {
-	for _, a := range []string{"10.96.9.1/32", "10.96.9.2/32"} {
+	for _, a := range []string{"10.96.8.1/32", "10.96.8.2/32"} {
 		ownAddress(t, a)
 	}
-	answer(t, "10.96.9.1:53", "fairlead") // In place of Envoy: no link of a generation is there.
-	answer(t, "10.96.9.2:53", "fairlead")
+	answer(t, "10.96.8.1:53", "fairlead") // In place of Envoy: no link of a generation is there.
+	answer(t, "10.96.8.2:53", "fairlead")
 	answer(t, "127.0.0.1:5353", "kube-proxy")
 	nft(t, "add table ip kube-proxy; add chain ip kube-proxy output { type nat hook output priority -100; }")
 	t.Cleanup(func() { nft(t, "delete table ip kube-proxy") })
-	nft(t, "add rule ip kube-proxy output ip daddr 10.96.9.1 udp dport 53 dnat to 127.0.0.1:5353")
+	nft(t, "add rule ip kube-proxy output ip daddr 10.96.8.1 udp dport 53 dnat to 127.0.0.1:5353")
 
 	table := newTestTable(t)
-	table.SetFrontend("two", clusterIP("10.96.9.2", 53, "UDP"))
+	table.SetFrontend("two", clusterIP("10.96.8.2", 53, "UDP"))
 	commit(t, table)
 	dial := func(to string) net.Conn {
 		conn, err := net.Dial("udp", to)
@@ -97,7 +97,7 @@ func TestFlowsOfAnother(t *testing.T) {
 		t.Cleanup(func() { conn.Close() })
 		return conn
 	}
-	moving, kept := dial("10.96.9.1:53"), dial("10.96.9.2:53")
+	moving, kept := dial("10.96.8.1:53"), dial("10.96.8.2:53")
 	expect := func(conn net.Conn, want string) {
 		t.Helper()
 		if got := ask(t, conn); got != want {
@@ -108,7 +108,7 @@ func TestFlowsOfAnother(t *testing.T) {
 	expect(kept, "fairlead")
 	since := flowID(t, kept)
 
-	table.SetFrontend("one", clusterIP("10.96.9.1", 53, "UDP"))
+	table.SetFrontend("one", clusterIP("10.96.8.1", 53, "UDP"))
 	commit(t, table)
 	if id := flowID(t, moving); id != "" {
 		t.Errorf("kube-proxy's flow is still there: %s", id)
@@ -125,8 +125,8 @@ func TestFlowsOfAnother(t *testing.T) {
 
 	moved := flowID(t, moving)
 	restarted := newTestTable(t)
-	restarted.SetFrontend("one", clusterIP("10.96.9.1", 53, "UDP"))
-	restarted.SetFrontend("two", clusterIP("10.96.9.2", 53, "UDP"))
+	restarted.SetFrontend("one", clusterIP("10.96.8.1", 53, "UDP"))
+	restarted.SetFrontend("two", clusterIP("10.96.8.2", 53, "UDP"))
 	commit(t, restarted)
 	restarted.LookAgain(time.Now().Add(time.Minute))
 	commit(t, restarted)

@@ -304,7 +304,7 @@ func TestWatch(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	table := newTestTable(t)
 	commit(t, table)
-	if err := SyncBridges(t.Context(), []Bridge{{"cni0", "02:00:00:00:00:01", []BridgeEndpoint{{"tcp", netip.MustParseAddrPort("10.244.1.10:80")}}}}); err != nil {
+	if err := SyncBridges(t.Context(), nil, []Bridge{{"cni0", "02:00:00:00:00:01", []BridgeEndpoint{{"tcp", netip.MustParseAddrPort("10.244.1.10:80")}}}}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // The second time there is nothing left.

@@ -150,9 +150,9 @@ func flowID(t *testing.T, conn net.Conn) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	local := netip.MustParseAddrPort(conn.LocalAddr().String())
+	local, remote := netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(conn.RemoteAddr().String())
 	for _, f := range flows {
-		if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.SrcPort == local.Port() {
+		if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.SrcPort == local.Port() && f.Forward.DstIP.Equal(remote.Addr().AsSlice()) {
 			return fmt.Sprint(f.Forward.DstIP, f.Reverse.SrcIP, f.Mark&generation.DefaultConfig().Mask, f.TimeStart)
 		}
 	}

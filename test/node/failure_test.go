@@ -58,12 +58,15 @@ func TestWithoutControlPlane(t *testing.T) {
 	p := c.pairs[0]
 	n := p.nodes[0]
 	a := c.newApp(t, p)
-	// What a node forwards is on its disk a moment later.
-	frontend := a.tcp.target(clusterIP, corev1.IPv4Protocol, n).String() + "/TCP"
+	// What a node forwards is on its disk a moment later. The Services' addresses may be there from an earlier test, so it is the
+	// endpoints' that tell; in a protobuf, a text has its length before it.
 	eventually(t, func(context.Context) error {
 		state, err := os.ReadFile(filepath.Join(c.fleet.StateDir(n.Name), "last-good"))
-		if err == nil && !strings.Contains(string(state), frontend) {
-			err = fmt.Errorf("the state on disk does not know %s", frontend)
+		for _, pod := range a.pods {
+			address := pod.IPv4.String()
+			if err == nil && !strings.Contains(string(state), string(rune(len(address)))+address) {
+				err = fmt.Errorf("the state on disk does not know the endpoint %s", address)
+			}
 		}
 		return err
 	})

@@ -92,10 +92,10 @@ func World(cfg Config) (*translate.World, error) {
 		world.Set(reader.Read(o, time.Time{}))
 	}
 	passedOver := manifests.PassedOver.String()
+	if passedOver != "" && cfg.Notes != nil {
+		fmt.Fprintf(cfg.Notes, "passed over: %s\n", passedOver)
+	}
 	if len(manifests.Objects) > 0 {
-		if passedOver != "" && cfg.Notes != nil {
-			fmt.Fprintf(cfg.Notes, "passed over: %s\n", passedOver)
-		}
 		return world, nil
 	}
 	why := "they are empty"

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -46,7 +45,7 @@ func toUTF8(data []byte) ([]byte, error) {
 	if bytes.IndexByte(data, '\n') < 0 {
 		data = bytes.ReplaceAll(data, []byte("\r"), []byte("\n")) // A carriage return alone ends a line of YAML, too.
 	}
-	return data, nil
+	return bytes.ReplaceAll(data, []byte("\n\xef\xbb\xbf"), []byte("\n")), nil // Files may have been put one after another.
 }
 
 // fromUTF16 returns text in UTF-8. What is not UTF-16 becomes the replacement character.
@@ -105,29 +104,44 @@ func onlyDirectives(text []byte) bool {
 }
 
 // values returns a document's JSON values, of which there may be several one after another, as jq and kubectl get
-// --watch write them. What does not go on as JSON is a document of its own, in YAML as a rule.
+// --watch write them, with lines of comment between them. What does not go on as JSON is a document of its own, in YAML
+// as a rule.
 func (d document) values() []document {
-	trimmed := bytes.TrimSpace(d.text)
-	if trimmed[0] != '{' && trimmed[0] != '[' || json.Valid(trimmed) {
-		return []document{d}
-	}
 	var all []document
-	at := 0
-	// rest is what comes after the values so far.
-	rest := func() document { return document{d.text[at:], d.line + bytes.Count(d.text[:at], []byte("\n"))} }
-	for decoder := json.NewDecoder(bytes.NewReader(d.text)); ; {
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			if !errors.Is(err, io.EOF) && !onlyDirectives(d.text[at:]) {
-				all = append(all, rest())
-			}
+	for rest := d; ; {
+		rest = rest.from(commentEnd(rest.text))
+		if len(rest.text) == 0 {
 			return all
 		}
-		next := rest()
-		at = int(decoder.InputOffset())
-		next.text = value
-		all = append(all, next)
+		decoder := json.NewDecoder(bytes.NewReader(rest.text))
+		var value json.RawMessage
+		if rest.text[0] != '{' && rest.text[0] != '[' || decoder.Decode(&value) != nil {
+			if len(all) == 0 { // With the comments before it: the parser has its own idea of where a document begins.
+				return []document{d}
+			}
+			return append(all, rest)
+		}
+		all = append(all, document{value, rest.line})
+		rest = rest.from(int(decoder.InputOffset()))
 	}
+}
+
+// from returns the rest of a document.
+func (d document) from(at int) document {
+	return document{d.text[at:], d.line + bytes.Count(d.text[:at], []byte("\n"))}
+}
+
+// commentEnd returns how much of a text is comments and empty lines before anything else, and indentation.
+func commentEnd(text []byte) int {
+	at := 0
+	for line := range bytes.Lines(text) {
+		trimmed := bytes.TrimSpace(line)
+		if len(trimmed) > 0 && trimmed[0] != '#' {
+			return at + bytes.IndexByte(line, trimmed[0])
+		}
+		at += len(line)
+	}
+	return at
 }
 
 // toJSON returns a document as JSON, and what is doubtful about it. Parsing YAML takes several times as long as all else
@@ -204,6 +218,9 @@ func (d document) explain(err error) error {
 		message = "a key is not a text"
 	}
 	message = moveLines(message, d.line)
+	if !bytes.Contains(d.text, []byte("kind")) { // The message of a program, as a rule.
+		message += fmt.Sprintf(" (it begins %s)", shortQuote(string(bytes.TrimSpace(d.text))))
+	}
 	switch {
 	case bytes.Contains(d.text, []byte("{{")):
 		message += " (is it a template that has to be rendered first, as by helm template?)"
@@ -219,6 +236,6 @@ var indentedByTab = regexp.MustCompile(`(?m)^ *\t`)
 func moveLines(message string, lines int) string {
 	return lineNumber.ReplaceAllStringFunc(message, func(found string) string {
 		n, _ := strconv.Atoi(strings.TrimPrefix(found, "line "))
-		return fmt.Sprintf("line %d", n+lines)
+		return fmt.Sprintf("line %d", max(n+lines, 1)) // The parser may count from 0.
 	})
 }

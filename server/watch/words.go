@@ -76,6 +76,11 @@ func valueWords(value string) string {
 		return "a list"
 	case "object":
 		return "a mapping"
+	case "number":
+		if rest == "" {
+			return "a number"
+		}
+		fallthrough
 	default:
 		return strings.TrimSpace("the " + sort + " " + rest)
 	}
@@ -133,7 +138,7 @@ func spelling(t reflect.Type, name string, depth int) string {
 	for i := range t.NumField() {
 		field := t.Field(i)
 		tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if tag != "" && strings.EqualFold(tag, name) {
+		if tag != "" && tag != name && strings.EqualFold(tag, name) {
 			return tag
 		}
 		if right := spelling(field.Type, name, depth+1); right != "" {

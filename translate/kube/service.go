@@ -144,6 +144,9 @@ func servicePorts(svc *corev1.Service, rep *report) []model.Port {
 		protocol model.Protocol
 		port     int32
 	}
+	if len(svc.Spec.Ports) == 0 {
+		rep.add(model.InvalidPort, "spec.ports is empty, so there is nothing to forward; add a port")
+	}
 	ports, nodePorts, names := map[number]bool{}, map[number]bool{}, map[string]bool{}
 	var all []model.Port
 	for i, p := range svc.Spec.Ports {

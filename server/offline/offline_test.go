@@ -2,6 +2,7 @@ package offline
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -103,6 +104,58 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 	} {
 		if err := Run(tc.cfg, os.Stderr); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: got error %v, want one with %q", tc.cfg, err, tc.want)
+		}
+	}
+}
+
+// Manifests in which nothing can be read are an error, and those with problems are if that is asked for. What there is to
+// say is said in either case.
+func TestExit(t *testing.T) {
+	const (
+		service    = "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n---\n"
+		node       = "{apiVersion: v1, kind: Node, metadata: {name: n1}}\n---\n"
+		deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}\n---\n"
+		status     = `{apiVersion: v1, kind: Status, message: Unauthorized}`
+	)
+	for name, tc := range map[string]struct {
+		manifests      string
+		failOnProblems bool
+		want           string // In the table.
+		wantErr        string
+		wantNotes      string
+	}{
+		"all is well":                  {service + node + deployment, true, "10.96.0.1:80/TCP", "", "passed over: 1 Deployment\n"},
+		"problems":                     {service + node + status, true, "Unauthorized", ErrProblems.Error(), ""},
+		"problems that do not matter":  {service + node + status, false, "Unauthorized", "", ""},
+		"a node that no object tells":  {service, true, "UnknownNode", ErrProblems.Error(), ""},
+		"nothing but other kinds":      {deployment, false, "Nothing is forwarded", "could be read: there is only 1 Deployment", "passed over: 1 Deployment\n"},
+		"nothing but an answer":        {status + "\n---\n[]\n---\n" + deployment, true, "Unauthorized", "could be read: standard input, document 1: an answer of the API server, not an object: \"Unauthorized\"; ask it again for the objects; and 1 more", "passed over: 1 Deployment\n"},
+		"nothing":                      {"", false, "Nothing is forwarded", "could be read: they are empty", ""},
+		"a Service without a frontend": {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: None}}", false, "Nothing is forwarded", "", ""},
+	} {
+		for _, format := range Formats {
+			t.Run(name+" as "+format, func(t *testing.T) {
+				var b, notes strings.Builder
+				err := Run(Config{
+					Paths: []string{"-"}, Stdin: strings.NewReader(tc.manifests), Node: "n1", Format: format,
+					FailOnProblems: tc.failOnProblems, Notes: &notes,
+				}, &b)
+				if format == Formats[0] && !strings.Contains(b.String(), tc.want) {
+					t.Errorf("no %q in\n%s", tc.want, &b)
+				}
+				if b.Len() == 0 {
+					t.Error("no answer")
+				}
+				if (err != nil) != (tc.wantErr != "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
+					t.Errorf("got error %v, want %q", err, tc.wantErr)
+				}
+				if errors.Is(err, ErrProblems) != (tc.wantErr == ErrProblems.Error()) {
+					t.Errorf("%v is ErrProblems, or is not", err)
+				}
+				if notes.String() != tc.wantNotes {
+					t.Errorf("got notes %q, want %q", &notes, tc.wantNotes)
+				}
+			})
 		}
 	}
 }

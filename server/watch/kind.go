@@ -71,7 +71,8 @@ func misnamed(head *header, itemType metav1.TypeMeta) error {
 		return errors.New("kind is missing; is this a Kubernetes object?")
 	}
 	for _, k := range knownKinds {
-		if !strings.EqualFold(itemType.Kind, string(k.kind)) || hasGroup && group != "discovery.k8s.io" {
+		almost := strings.EqualFold(itemType.Kind, string(k.kind)) || strings.EqualFold(itemType.Kind, string(k.kind)+"s")
+		if !almost || hasGroup && group != "discovery.k8s.io" {
 			continue
 		}
 		suffix := strings.TrimPrefix(head.Kind, itemType.Kind)

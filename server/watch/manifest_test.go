@@ -180,9 +180,62 @@ func TestReadManifestsOfFolders(t *testing.T) {
 }
 
 func TestReadManifestsNeedsItsPaths(t *testing.T) {
-	missing := filepath.Join(t.TempDir(), "missing.yaml")
-	if _, err := ReadManifests([]string{missing}, nil); err == nil || !strings.Contains(err.Error(), missing) {
-		t.Errorf("got error %v, want one that names %s", err, missing)
+	folder := t.TempDir()
+	for _, path := range []string{
+		filepath.Join(folder, "missing.yaml"),
+		filepath.Join(folder, "*.yaml"),
+		filepath.Join(folder, "[.yaml"),
+		folder, // Without a manifest.
+	} {
+		if _, err := ReadManifests([]string{path}, nil); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("got error %v, want one that names %s", err, path)
+		}
+	}
+}
+
+// Patterns that the shell left alone are resolved, symbolic links are followed, and one that leads nowhere is told of.
+func TestReadManifestsOfPatternsAndLinks(t *testing.T) {
+	folder := t.TempDir()
+	for _, name := range []string{"a.yaml", "b.yaml", "c[1].yaml"} {
+		text := "{apiVersion: v1, kind: Node, metadata: {name: " + name[:1] + "}}"
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	links := filepath.Join(t.TempDir(), "links")
+	for _, err := range []error{
+		os.Mkdir(links, 0o700),
+		os.Symlink(filepath.Join(folder, "a.yaml"), filepath.Join(links, "a.yaml")),
+		os.Symlink("nowhere", filepath.Join(links, "b.yaml")),
+		os.Symlink(folder, filepath.Join(links, "all")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		path         string
+		want         []string
+		wantProblems []string
+	}{
+		"a pattern":                    {filepath.Join(folder, "[ab].yaml"), []string{"*v1.Node /a", "*v1.Node /b"}, nil},
+		"a name that could be one":     {filepath.Join(folder, "c[1].yaml"), []string{"*v1.Node /c"}, nil},
+		"a folder that is a link":      {filepath.Join(links, "all"), []string{"*v1.Node /a", "*v1.Node /b", "*v1.Node /c"}, nil},
+		"a folder with links":          {links, []string{"*v1.Node /a"}, []string{filepath.Join(links, "b.yaml") + " Unreadable the symbolic link leads to nowhere, which does not exist; correct or remove it"}},
+		"a file that is a link itself": {filepath.Join(links, "a.yaml"), []string{"*v1.Node /a"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ReadManifests([]string{tc.path}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, names(t, got.Objects)); diff != "" {
+				t.Errorf("objects (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.wantProblems, summaries(got.Problems)); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -21,12 +21,22 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := newRootCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "fairlead:", err)
+		return exitCode(err)
+	}
+	return 0
+}
+
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
+		Version:       versionText(),
 		Use:           "fairlead",
 		Short:         "Kubernetes Services by Envoy, without kube-proxy and without sidecars.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetVersionTemplate("fairlead {{.Version}}\n")
 	root.AddCommand(
 		newAgentCommand(),
 		newBootstrapCommand(),
@@ -36,12 +46,9 @@ func run() int {
 		newServeCommand(),
 		newStatusCommand(),
 		newTranslateCommand(),
+		newVersionCommand(),
 	)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "fairlead:", err)
-		return exitCode(err)
-	}
-	return 0
+	return root
 }
 
 // exitCode tells an answer that asks for attention, 3, from none, 1.

@@ -97,6 +97,8 @@ func TestHelm(t *testing.T) {
 	t.Run("metrics", func(t *testing.T) { h.in(t).dashboardMetrics() })
 	t.Run("replace", func(t *testing.T) { h.in(t).replaceKubeProxy(other.in(t)) })
 
+	// An agent that starts while its DaemonSet is deleted never sees it, and so leaves its node as it is.
+	s.kubectl("--namespace", containersNamespace, "rollout", "status", "daemonset", release+"-agent", "--timeout", patience.String())
 	h.must("uninstall", release, "--namespace", containersNamespace)
 	h.eventually(func() error {
 		if n := h.containers.running(); n > 0 {

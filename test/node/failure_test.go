@@ -58,14 +58,18 @@ func TestWithoutControlPlane(t *testing.T) {
 	p := c.pairs[0]
 	n := p.nodes[0]
 	a := c.newApp(t, p)
-	// What a node forwards is on its disk a moment later. The Services' addresses may be there from an earlier test, so it is the
-	// endpoints' that tell; in a protobuf, a text has its length before it.
+	// What a node forwards is on its disk a moment later, one type of resources after the other. The Services' addresses may be
+	// there from an earlier test, so the endpoints' are looked for too; in a protobuf, a text has its length before it.
+	wanted := []string{a.tcp.target(clusterIP, corev1.IPv4Protocol, n).String() + "/TCP", a.udp.target(clusterIP, corev1.IPv4Protocol, n).String() + "/UDP"}
+	for _, pod := range a.pods {
+		address := pod.IPv4.String()
+		wanted = append(wanted, string(rune(len(address)))+address)
+	}
 	eventually(t, func(context.Context) error {
 		state, err := os.ReadFile(filepath.Join(c.fleet.StateDir(n.Name), "last-good"))
-		for _, pod := range a.pods {
-			address := pod.IPv4.String()
-			if err == nil && !strings.Contains(string(state), string(rune(len(address)))+address) {
-				err = fmt.Errorf("the state on disk does not know the endpoint %s", address)
+		for _, w := range wanted {
+			if err == nil && !strings.Contains(string(state), w) {
+				err = fmt.Errorf("the state on disk does not know %q", w)
 			}
 		}
 		return err
@@ -138,10 +142,7 @@ func TestRepair(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %s", tc.pair, tc.what), func(t *testing.T) {
 			a := c.newApp(t, tc.pair)
 			n := tc.pair.nodes[0]
-			before, err := network(n)
-			if err != nil {
-				t.Fatal(err)
-			}
+			before := c.rested(t, n)
 			tc.damage(t, n)
 			eventually(t, func(context.Context) error {
 				after, err := network(n)

@@ -1,16 +1,19 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
 )
 
@@ -52,6 +55,22 @@ func network(n *lab.Node) (string, error) {
 	})
 	slices.Sort(lines)
 	return strings.Join(lines, "\n"), err
+}
+
+// rested returns a node's network once nothing in it belongs to an Envoy that has ended. The kernel keeps such an Envoy's
+// namespace, and so its links, for as long as a connection of its is still being closed: up to 90 s in LAST-ACK.
+func (c *cluster) rested(t *testing.T, n *lab.Node) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if _, err := c.fleet.Await(ctx, n.Name, func(s agent.Status) bool { return len(s.Generations) == len(c.fleet.Proxies(n.Name)) }); err != nil {
+		t.Fatal(err)
+	}
+	is, err := network(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
 }
 
 // masquerade does to what the node's pods send out of the cluster's networks what most CNIs do. Cluster IPs are in none of

@@ -13,11 +13,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
-	"github.com/fairlead/fairlead/server/agent"
-	"github.com/fairlead/fairlead/server/agent/cluster"
-	"github.com/fairlead/fairlead/server/agent/generation"
-	"github.com/fairlead/fairlead/server/telemetry"
-	"github.com/fairlead/fairlead/server/watch"
+	"github.com/fairlead/fairlead/server/node"
+	"github.com/fairlead/fairlead/server/node/discovery"
+	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/server/ops/telemetry"
+	"github.com/fairlead/fairlead/server/source"
 )
 
 // Folders of a node. The first must survive a restart of the node, the second need not.
@@ -27,7 +27,7 @@ const (
 )
 
 func newAgentCommand() *cobra.Command {
-	config := agent.Config{Generation: generation.DefaultConfig(), Conntrack: agent.DefaultConntrack()}
+	config := node.Config{Generation: envoyns.DefaultConfig(), Conntrack: node.DefaultConntrack()}
 	var (
 		log                logFlags
 		proof              clientIdentityFlags
@@ -47,7 +47,7 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 				return err
 			}
 			if cleanup {
-				return agent.Cleanup(cmd.Context(), config)
+				return node.Cleanup(cmd.Context(), config)
 			}
 			if config.PodCIDRs, err = parsePrefixes("--pod-cidr", podCIDRs); err != nil {
 				return err
@@ -88,7 +88,7 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 }
 
 // addConntrackFlags declares what kube-proxy has flags of the same names for.
-func addConntrackFlags(flags *pflag.FlagSet, c *agent.Conntrack) {
+func addConntrackFlags(flags *pflag.FlagSet, c *node.Conntrack) {
 	flags.IntVar(&c.MaxPerCore, "conntrack-max-per-core", c.MaxPerCore, "Connections that the kernel can track, for each core; 0 leaves the limit alone.")
 	flags.IntVar(&c.Min, "conntrack-min", c.Min, "Connections that the kernel can track at least, whatever --conntrack-max-per-core.")
 	flags.DurationVar(&c.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", c.TCPEstablishedTimeout, "After which the kernel forgets an idle TCP connection; 0 leaves it alone.")
@@ -102,11 +102,11 @@ type agentClusterFlags struct{ daemonSet, kubeconfig, serverEndpoints string }
 func (f *agentClusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.daemonSet, "daemonset", "", "DaemonSet of the agents, as NAMESPACE/NAME: an agent that is stopped after that was deleted cleans up its node, as with --cleanup.")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server, for --daemonset and --server-endpoints; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
-	flags.StringVar(&f.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints' port "+cluster.PortName+" is where the control plane's replicas are, instead of --server.")
+	flags.StringVar(&f.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints' port "+discovery.PortName+" is where the control plane's replicas are, instead of --server.")
 }
 
 // configure gives an agent what it needs to ask the API server, if there is anything to ask.
-func (f *agentClusterFlags) configure(config *agent.Config) (err error) {
+func (f *agentClusterFlags) configure(config *node.Config) (err error) {
 	if f.serverEndpoints != "" && len(config.Servers) > 0 {
 		return errors.New("--server and --server-endpoints: use one")
 	}
@@ -122,7 +122,7 @@ func (f *agentClusterFlags) configure(config *agent.Config) (err error) {
 		}
 		if config.Client == nil {
 			klog.SetSlogLogger(config.Log) // client-go's reflectors log there.
-			if config.Client, err = watch.NewClient(f.kubeconfig); err != nil {
+			if config.Client, err = source.NewClient(f.kubeconfig); err != nil {
 				return err
 			}
 		}
@@ -131,7 +131,7 @@ func (f *agentClusterFlags) configure(config *agent.Config) (err error) {
 }
 
 // runAgent runs an agent that reports as the environment asks.
-func runAgent(ctx context.Context, config agent.Config) (err error) {
+func runAgent(ctx context.Context, config node.Config) (err error) {
 	var flush func(context.Context) error
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead-agent"); err != nil {
 		return err
@@ -139,7 +139,7 @@ func runAgent(ctx context.Context, config agent.Config) (err error) {
 	if config.Meters, config.Metrics, err = telemetry.Metrics(); err != nil {
 		return err
 	}
-	a, err := agent.New(config)
+	a, err := node.New(config)
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/agent"
-	"github.com/fairlead/fairlead/server/agent/generation"
+	"github.com/fairlead/fairlead/server/node"
+	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/translate/grpc"
 )
 
@@ -19,7 +19,7 @@ func newBootstrapCommand() *cobra.Command {
 
 func newBootstrapEnvoyCommand() *cobra.Command {
 	var (
-		node, runDir string
+		name, runDir string
 		id           int
 	)
 	cmd := &cobra.Command{
@@ -27,10 +27,10 @@ func newBootstrapEnvoyCommand() *cobra.Command {
 		Short: "Print the bootstrap that fairlead proxy starts Envoy with",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if node == "" {
+			if name == "" {
 				return fmt.Errorf("--node: give the name of the node")
 			}
-			b, err := agent.Bootstrap(node, runDir, generation.ID(id)).JSON()
+			b, err := node.Bootstrap(name, runDir, envoyns.ID(id)).JSON()
 			if err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ func newBootstrapEnvoyCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&id, "generation", 1, "Number of the Envoy on its node.")
-	flags.StringVar(&node, "node", os.Getenv("NODE_NAME"), "Name of the node; by default $NODE_NAME.")
+	flags.StringVar(&name, "node", os.Getenv("NODE_NAME"), "Name of the node; by default $NODE_NAME.")
 	flags.StringVar(&runDir, "run-dir", defaultRunDir, "Folder of the unix sockets.")
 	return cmd
 }

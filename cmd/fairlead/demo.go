@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/demo"
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/lab/demo"
 	"github.com/fairlead/fairlead/server/lab/fleet"
 )
 

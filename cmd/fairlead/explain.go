@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/inspect"
+	"github.com/fairlead/fairlead/server/ops/inspect"
 )
 
 func newExplainCommand() *cobra.Command {

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/fairlead/fairlead/server"
+	"github.com/fairlead/fairlead/server/controlplane"
 	"github.com/fairlead/fairlead/server/identity"
 )
 
@@ -66,7 +66,7 @@ func (f *serverIdentityFlags) secure(listen string, log *slog.Logger) (bool, err
 }
 
 // configure gives a control plane its certificates and its judgement of clients.
-func (f *serverIdentityFlags) configure(config *server.Config, client kubernetes.Interface) error {
+func (f *serverIdentityFlags) configure(config *controlplane.Config, client kubernetes.Interface) error {
 	var names [3]types.NamespacedName
 	for i, flag := range []struct{ name, value string }{
 		{"--agent-service-account", f.agentAccount}, {"--ca-secret", f.caSecret}, {"--ca-config-map", f.caConfigMap},

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/offline"
+	"github.com/fairlead/fairlead/server/ops/offline"
 )
 
 func main() { os.Exit(run()) }

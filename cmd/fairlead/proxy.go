@@ -9,13 +9,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/fairlead/fairlead/server/agent"
-	"github.com/fairlead/fairlead/server/agent/proxy"
+	"github.com/fairlead/fairlead/server/node"
+	"github.com/fairlead/fairlead/server/node/launcher"
 )
 
 func newProxyCommand() *cobra.Command {
 	var (
-		config proxy.Config
+		config launcher.Config
 		runDir string
 	)
 	cmd := &cobra.Command{
@@ -26,11 +26,11 @@ func newProxyCommand() *cobra.Command {
 new connections go to the new Envoy, established ones stay with the old until it is stopped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config.Socket = agent.ProxySocket(runDir)
+			config.Socket = node.ProxySocket(runDir)
 			if path, err := exec.LookPath(config.Envoy); err == nil {
 				config.Envoy = path
 			}
-			return proxy.Run(cmd.Context(), config)
+			return launcher.Run(cmd.Context(), config)
 		},
 	}
 	cmd.AddCommand(newProxyDrainCommand(), newProxyReadyCommand())
@@ -57,8 +57,8 @@ A container's preStop hook runs it: established connections stay with the Envoy 
 waits for its agent has nothing to drain.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			e, err := proxy.FindEnvoy(process, user)
-			if errors.Is(err, proxy.ErrNotEnvoy) {
+			e, err := launcher.FindEnvoy(process, user)
+			if errors.Is(err, launcher.ErrNotEnvoy) {
 				return nil
 			}
 			if err != nil {
@@ -81,7 +81,7 @@ func newProxyReadyCommand() *cobra.Command {
 		Short: "Say whether Envoy can take connections; a container's readiness probe",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			e, err := proxy.FindEnvoy(process, user)
+			e, err := launcher.FindEnvoy(process, user)
 			if err != nil {
 				return err
 			}

@@ -11,9 +11,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
-	"github.com/fairlead/fairlead/server"
-	"github.com/fairlead/fairlead/server/telemetry"
-	"github.com/fairlead/fairlead/server/watch"
+	"github.com/fairlead/fairlead/server/controlplane"
+	"github.com/fairlead/fairlead/server/ops/telemetry"
+	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate/grpc"
 )
 
@@ -29,7 +29,7 @@ type serveFlags struct {
 }
 
 func newServeCommand() *cobra.Command {
-	config := server.Config{}
+	config := controlplane.Config{}
 	var (
 		log   logFlags
 		flags serveFlags
@@ -60,7 +60,7 @@ OTEL_ variables of the environment ask for it.`,
 			}
 			var client kubernetes.Interface
 			if secure || flags.source == "kubernetes" {
-				if client, err = watch.NewClient(flags.kubeconfig); err != nil && secure {
+				if client, err = source.NewClient(flags.kubeconfig); err != nil && secure {
 					return fmt.Errorf("--listen %s: an API server has to say who clients are, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
 				}
 				if err != nil {
@@ -91,22 +91,22 @@ OTEL_ variables of the environment ask for it.`,
 	return cmd
 }
 
-func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (server.Source, error) {
+func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (controlplane.Source, error) {
 	switch {
 	case f.source == "directory" && len(f.directories) == 0:
 		return nil, errors.New("--source directory needs --directory")
 	case f.source == "directory":
-		return watch.NewDirectory(watch.DirectoryConfig{Paths: f.directories, ServiceProxyName: f.serviceProxyName, Log: log}), nil
+		return source.NewDirectory(source.DirectoryConfig{Paths: f.directories, ServiceProxyName: f.serviceProxyName, Log: log}), nil
 	case f.source != "kubernetes":
 		return nil, fmt.Errorf("--source %q: use kubernetes or directory", f.source)
 	case len(f.directories) > 0:
 		return nil, errors.New("--directory needs --source directory")
 	}
-	return watch.NewKubernetes(watch.KubernetesConfig{Client: client, ServiceProxyName: f.serviceProxyName}), nil
+	return source.NewKubernetes(source.KubernetesConfig{Client: client, ServiceProxyName: f.serviceProxyName}), nil
 }
 
 // runServe runs a control plane that reports as the environment asks.
-func runServe(ctx context.Context, config server.Config) (err error) {
+func runServe(ctx context.Context, config controlplane.Config) (err error) {
 	var flush func(context.Context) error
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead"); err != nil {
 		return err
@@ -114,7 +114,7 @@ func runServe(ctx context.Context, config server.Config) (err error) {
 	if config.Meters, config.Metrics, err = telemetry.Metrics(); err != nil {
 		return err
 	}
-	s, err := server.New(config)
+	s, err := controlplane.New(config)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/inspect"
+	"github.com/fairlead/fairlead/server/ops/inspect"
 )
 
 // defaultAdmin is where a control plane answers on its own machine, or after kubectl port-forward.

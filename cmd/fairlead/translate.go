@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead/fairlead/server/offline"
+	"github.com/fairlead/fairlead/server/ops/offline"
 )
 
 // filenameUsage describes the flag -f.

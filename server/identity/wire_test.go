@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
-	"github.com/fairlead/fairlead/server/agent/upstream"
+	"github.com/fairlead/fairlead/server/node/upstream"
 )
 
 // Whoever does not speak TLS is sent away, which the log says; meanwhile another is served.

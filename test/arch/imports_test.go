@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -27,6 +28,35 @@ func rank(folder string) int {
 	return 0
 }
 
+// rooms says which packages of server a package of server imports, beside those below itself. The longest prefix counts.
+var rooms = map[string][]string{
+	"server/controlplane":   {"server/source", "server/xds", "server/identity", "server/ops/admin", "server/ops/explain", "server/ops/telemetry"},
+	"server/identity":       {},
+	"server/lab":            {},
+	"server/lab/demo":       {"server/lab", "server/lab/fleet", "server/node", "server/source"},
+	"server/lab/fleet":      {"server/lab", "server/node"},
+	"server/node":           {"server/xds", "server/ops/admin", "server/ops/telemetry"},
+	"server/node/dataplane": {"server/node/envoyns"},
+	"server/node/discovery": {}, "server/node/envoyns": {}, "server/node/healthcheck": {}, "server/node/launcher": {}, "server/node/upstream": {},
+	"server/ops/admin":     {},
+	"server/ops/explain":   {},
+	"server/ops/inspect":   {"server/controlplane", "server/ops/explain", "server/ops/offline"},
+	"server/ops/offline":   {"server/source"},
+	"server/ops/telemetry": {},
+	"server/source":        {},
+	"server/xds":           {},
+}
+
+// room returns which packages of server a folder of server may import, and where that folder's room begins.
+func room(folder string) (allowed []string, begins string) {
+	for ; folder != "."; folder = path.Dir(folder) {
+		if allowed, ok := rooms[folder]; ok {
+			return allowed, folder
+		}
+	}
+	return nil, "."
+}
+
 var importRules = []rule{
 	{
 		name:    "imports run one way",
@@ -42,6 +72,50 @@ var importRules = []rule{
 			})
 		},
 		example: example{"cache/x.go", `package cache; import _ "github.com/fairlead/fairlead/server/xds"`},
+	},
+	{
+		name:    "the rooms of server",
+		why:     "the control plane and the node meet in xDS alone, and each other part is used without those above it (see rooms, and the table in server/README.md)",
+		applies: func(s *source) bool { return inProduct(s) && s.under("server") },
+		find: func(s *source) []finding {
+			allowed, begins := room(s.folder())
+			return findImports(s, func(imported, _ string) string {
+				inside, ok := strings.CutPrefix(imported, module+"/")
+				if !ok || !within(inside, "server") || begins != "." && within(inside, begins) || slices.Contains(allowed, inside) {
+					return ""
+				}
+				return s.folder() + " imports " + inside
+			})
+		},
+		example: example{"server/node/upstream/x.go", `package upstream; import _ "github.com/fairlead/fairlead/server/controlplane"`},
+	},
+	{
+		name: "lab is on no data path",
+		why:  "what builds networks for demonstrations and tests must not be needed to forward a packet: of production code only the command demo imports it",
+		applies: func(s *source) bool {
+			return inProduct(s) && !s.under("server/lab") && s.path != "cmd/fairlead/demo.go"
+		},
+		find: func(s *source) []finding {
+			return findImports(s, func(imported, _ string) string {
+				if within(imported, module+"/server/lab") {
+					return "imports " + imported
+				}
+				return ""
+			})
+		},
+		example: example{"server/node/x.go", `package node; import _ "github.com/fairlead/fairlead/server/lab"`},
+	},
+	{
+		name:    "packages are called as their folders",
+		why:     "who reads a qualified name finds its folder",
+		applies: func(s *source) bool { return inProduct(s) && s.file.Name.Name != "main" },
+		find: func(s *source) []finding {
+			if name := s.file.Name.Name; name != path.Base(s.folder()) {
+				return []finding{{1, "package " + name + " in " + s.folder()}}
+			}
+			return nil
+		},
+		example: example{"server/x/x.go", `package y`},
 	},
 	{
 		name:    "model needs the standard library only",

@@ -16,8 +16,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/node"
 )
 
 // otlpPort is where the example's collector takes spans over HTTP.
@@ -179,7 +179,7 @@ func (h helm) followTheOnlyReplica() error {
 		if err != nil {
 			return err
 		}
-		var status agent.Status
+		var status node.Status
 		if err := json.Unmarshal([]byte(text), &status); err != nil {
 			return err
 		}

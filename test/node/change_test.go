@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/node"
 )
 
 // app is a set of pods behind a TCP and a UDP Service.
@@ -148,11 +148,11 @@ func TestReplacement(t *testing.T) {
 			traffic.more(20)
 
 			old := c.fleet.Proxies(n.Name)[0]
-			before := c.await(t, n, func(s agent.Status) bool { return s.Current != 0 })
+			before := c.await(t, n, func(s node.Status) bool { return s.Current != 0 })
 			if _, err := c.fleet.StartProxy(n.Name); err != nil {
 				t.Fatal(err)
 			}
-			c.await(t, n, func(s agent.Status) bool { return s.Current != 0 && s.Current != before.Current })
+			c.await(t, n, func(s node.Status) bool { return s.Current != 0 && s.Current != before.Current })
 			traffic.more(50)
 			for i, talk := range conversations {
 				if err := talk.goesOn(); err != nil {

@@ -21,9 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
-	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/server/lab/fleet"
+	"github.com/fairlead/fairlead/server/node"
 )
 
 // binaryVariable hands the path of the program under test to the copy of this process that runs the tests. It is built
@@ -314,7 +314,7 @@ func (c *cluster) nextMarker() *service {
 }
 
 // await waits until an agent says that a condition holds.
-func (c *cluster) await(t *testing.T, n *lab.Node, condition func(agent.Status) bool) agent.Status {
+func (c *cluster) await(t *testing.T, n *lab.Node, condition func(node.Status) bool) node.Status {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/node"
 )
 
 // network returns all that is configured in a node's network, as text: tables, links, rules and routes.
@@ -63,7 +63,7 @@ func (c *cluster) rested(t *testing.T, n *lab.Node) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if _, err := c.fleet.Await(ctx, n.Name, func(s agent.Status) bool { return len(s.Generations) == len(c.fleet.Proxies(n.Name)) }); err != nil {
+	if _, err := c.fleet.Await(ctx, n.Name, func(s node.Status) bool { return len(s.Generations) == len(c.fleet.Proxies(n.Name)) }); err != nil {
 		t.Fatal(err)
 	}
 	is, err := network(n)

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/fairlead/fairlead/server/watch"
+	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate"
 	"github.com/fairlead/fairlead/translate/kube"
 	"github.com/fairlead/fairlead/translate/model"
@@ -81,7 +81,7 @@ func newCluster(t *testing.T, o order) *cluster {
 // apply adds or changes the objects of a file.
 func (c *cluster) apply(name string, manifests []byte) {
 	c.t.Helper()
-	read, err := watch.ReadManifests([]string{watch.Stdin}, strings.NewReader(string(manifests)))
+	read, err := source.ReadManifests([]string{source.Stdin}, strings.NewReader(string(manifests)))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairlead/fairlead/server/agent"
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/node"
 )
 
 const (
@@ -42,11 +42,11 @@ type Config struct {
 type Fleet struct {
 	config Config
 	serve  *lab.Process
-	nodes  map[string]*node
+	nodes  map[string]*programs
 }
 
-// node is the programs of one node.
-type node struct {
+// programs are those of one node.
+type programs struct {
 	*lab.Node
 	agent   *lab.Process
 	proxies []*lab.Process // Those not stopped, in order of their start.
@@ -56,10 +56,10 @@ type node struct {
 // Start starts all programs at once: each of them waits for those that it needs. It returns what runs also with an
 // error, so that it can be stopped.
 func Start(c Config) (*Fleet, error) {
-	f := &Fleet{config: c, nodes: map[string]*node{}}
+	f := &Fleet{config: c, nodes: map[string]*programs{}}
 	errs := []error{f.StartServe()}
 	for _, n := range c.Nodes {
-		f.nodes[n.Name] = &node{Node: n}
+		f.nodes[n.Name] = &programs{Node: n}
 		_, err := f.StartProxy(n.Name)
 		errs = append(errs, f.StartAgent(n.Name), err)
 	}
@@ -124,8 +124,8 @@ func (f *Fleet) StopProxy(name string, p *lab.Process) {
 }
 
 // Status returns what a node's agent says of itself.
-func (f *Fleet) Status(ctx context.Context, name string) (agent.Status, error) {
-	var s agent.Status
+func (f *Fleet) Status(ctx context.Context, name string) (node.Status, error) {
+	var s node.Status
 	client := &http.Client{Transport: &http.Transport{DialContext: f.nodes[name].DialContext, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+agentAdmin+"/debug/status", nil)
 	if err != nil {
@@ -147,7 +147,7 @@ const pollInterval = 10 * time.Millisecond
 
 // Await asks a node's agent until the condition holds, and returns that status. When the context ends first, or a
 // program has ended, the error says what was seen last.
-func (f *Fleet) Await(ctx context.Context, name string, condition func(agent.Status) bool) (agent.Status, error) {
+func (f *Fleet) Await(ctx context.Context, name string, condition func(node.Status) bool) (node.Status, error) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
@@ -167,7 +167,7 @@ func (f *Fleet) Await(ctx context.Context, name string, condition func(agent.Sta
 }
 
 // Ready is a condition for Await: the node has what the control plane sent, and an Envoy that forwards.
-func Ready(s agent.Status) bool { return s.Programmed && s.Current != 0 }
+func Ready(s node.Status) bool { return s.Programmed && s.Current != 0 }
 
 // Check returns an error when a program has ended that nobody stopped.
 func (f *Fleet) Check() error {

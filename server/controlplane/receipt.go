@@ -1,0 +1,125 @@
+package controlplane
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fairlead/fairlead/server/source"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// maxTraced is how many changes of one publish get a trace. In a storm the first ones stand for all.
+const maxTraced = 32
+
+// receipt says what became of the changes of one publish. Each change has a trace of its own:
+//
+//	kubernetes.change      from when the object changed until it was published
+//	├─ translate
+//	└─ publish
+//	   ├─ ack              one for each node, until its agent forwards accordingly
+//	   └─ …                what the agent adds under the context that goes with the resources
+//
+// That context is the first change's; the others' publish spans are linked to it.
+type receipt struct {
+	seq                 uint64
+	changed, seen       time.Time // Of its oldest change; zero for the first publish, which no change led to.
+	started, translated time.Time
+	published           time.Time
+	spans               []changeSpans
+}
+
+// changeSpans are the spans of one change.
+type changeSpans struct{ root, publish trace.Span }
+
+// newReceipt opens the spans of a publish whose translation began at started and is done now.
+func newReceipt(tracer trace.Tracer, changes []source.Change, started time.Time) *receipt {
+	r := &receipt{started: started, translated: time.Now()}
+	if len(changes) == 0 {
+		r.open(tracer, "kubernetes.sync", started)
+		return r
+	}
+	for i, c := range changes {
+		origin := originOf(c)
+		r.changed, r.seen = oldest(r.changed, origin.At), oldest(r.seen, c.Seen)
+		if i < maxTraced {
+			r.open(tracer, "kubernetes.change", origin.At,
+				attribute.String("k8s.object", origin.Object),
+				attribute.String("k8s.object.resource_version", origin.ResourceVersion),
+				attribute.Bool("k8s.object.deleted", c.Service == nil && c.Slice == nil && c.Node == nil))
+		}
+	}
+	return r
+}
+
+func (r *receipt) open(tracer trace.Tracer, name string, at time.Time, attributes ...attribute.KeyValue) {
+	ctx, root := tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithTimestamp(at), trace.WithAttributes(attributes...))
+	if !root.IsRecording() {
+		return
+	}
+	_, translate := tracer.Start(ctx, "translate", trace.WithTimestamp(r.started))
+	translate.End(trace.WithTimestamp(r.translated))
+	options := []trace.SpanStartOption{trace.WithTimestamp(r.translated)}
+	if len(r.spans) > 0 {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: r.spans[0].publish.SpanContext()}))
+	}
+	_, publish := tracer.Start(ctx, "publish", options...)
+	r.spans = append(r.spans, changeSpans{root, publish})
+}
+
+// traceparent returns the W3C trace context that goes with the resources, empty if nothing is traced.
+func (r *receipt) traceparent() string {
+	if len(r.spans) == 0 {
+		return ""
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(trace.ContextWithSpan(context.Background(), r.spans[0].publish), carrier)
+	return carrier["traceparent"]
+}
+
+// close ends the spans of a publish.
+func (r *receipt) close(seq uint64) {
+	r.seq, r.published = seq, time.Now()
+	for _, s := range r.spans {
+		s.publish.SetAttributes(attribute.Int64("fairlead.publish", int64(seq)))
+		s.publish.End(trace.WithTimestamp(r.published))
+		s.root.End(trace.WithTimestamp(r.published))
+	}
+}
+
+// acked adds that a node forwards accordingly. That takes from when publishing began: the node may have its part of it, and
+// answer, before all have.
+func (r *receipt) acked(tracer trace.Tracer, node string, at time.Time) {
+	for _, s := range r.spans {
+		ctx := trace.ContextWithSpan(context.Background(), s.publish)
+		_, ack := tracer.Start(ctx, "ack", trace.WithTimestamp(r.translated), trace.WithAttributes(attribute.String("k8s.node.name", node)))
+		ack.End(trace.WithTimestamp(at))
+	}
+}
+
+// originOf returns which version of an object a change is, and when that was written: never after it was seen, whatever
+// the API server's clock said.
+func originOf(c source.Change) model.Change {
+	origin := model.Change{Object: c.Key.String(), At: c.Seen}
+	switch {
+	case c.Service != nil:
+		origin = c.Service.Change
+	case c.Slice != nil:
+		origin = c.Slice.Change
+	case c.Node != nil:
+		origin = c.Node.Change
+	}
+	origin.At = oldest(c.Seen, origin.At)
+	return origin
+}
+
+// oldest returns the earlier time. The zero time is none.
+func oldest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,243 @@
+// Package controlplane is the control plane's process.
+//
+// It joins the parts: a source of objects (package source), the translation of those that change, the cache of what
+// results, and the servers that hand it out (packages xds and admin). It owns their goroutines and the order in which
+// they start and stop, and what only a whole can know: whether it is ready, what is wrong, and when each node has what was
+// published. It decides nothing about a connection.
+package controlplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/identity"
+	"github.com/fairlead/fairlead/server/ops/admin"
+	"github.com/fairlead/fairlead/server/source"
+	"github.com/fairlead/fairlead/server/xds"
+	"github.com/fairlead/fairlead/translate/grpc"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// scope names what Fairlead measures and traces.
+const scope = "github.com/fairlead/fairlead/server"
+
+// stuckAfter is how long a change may wait for the owner before the process counts as stuck.
+const stuckAfter = time.Minute
+
+// maxConnectionAge is when clients come back, so that they spread over replicas that were added meanwhile. One that
+// returns brings the versions that it has, and gets what differs.
+const maxConnectionAge = time.Hour
+
+// Source feeds a queue with what is in the cluster until the context ends.
+type Source interface {
+	Run(context.Context, *source.Queue) error
+}
+
+// Config is what a Server needs.
+type Config struct {
+	Source Source
+	Domain grpc.Domain // The cluster's DNS domain, by which proxyless gRPC clients name Services; empty means grpc.DefaultDomain.
+	Listen string      // The host:port that serves xDS.
+	Admin  string      // The host:port that answers health, metrics and status.
+
+	// Certificates prove the control plane to its clients, and Identity ties a client to its node or pod. Without them
+	// anybody who reaches Listen can read everything, under any name.
+	Certificates *identity.Certificates
+	Identity     *identity.Authenticator
+
+	Traces  trace.TracerProvider
+	Meters  metric.MeterProvider
+	Metrics http.Handler // Shows what Meters measure.
+	Log     *slog.Logger
+}
+
+// Server is a control plane.
+type Server struct {
+	cfg      Config
+	queue    *source.Queue
+	cache    *cache.Cache
+	ledger   *ledger
+	metrics  *metrics
+	receipts *receipts
+	owner    *owner
+	serving  chan struct{} // Closed when clients can connect.
+	stopping atomic.Bool
+	addr     net.Addr // Meaningful once serving.
+	admin    net.Listener
+}
+
+// New returns a control plane that answers on its admin address, and does all else in Run. An error is about the
+// configuration.
+func New(cfg Config) (*Server, error) {
+	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("address to serve xDS on: %w", err)
+	}
+	cfg.Domain = cmp.Or(cfg.Domain, grpc.DefaultDomain)
+	meter, tracer := cfg.Meters.Meter(scope), cfg.Traces.Tracer(scope)
+	m, err := newMetrics(meter)
+	if err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	s := &Server{cfg: cfg, queue: source.NewQueue(), ledger: newLedger(cfg.Log), metrics: m, serving: make(chan struct{})}
+	s.receipts = newReceipts(tracer, m, cfg.Log)
+	s.cache = cache.New(cache.Config{Observer: s.receipts, Derive: derive(cfg.Domain)})
+	s.receipts.cache = s.cache
+	s.owner = newOwner(&owner{domain: cfg.Domain, queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
+	if err := s.observe(meter); err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	if s.admin, err = net.Listen("tcp", cfg.Admin); err != nil {
+		return nil, fmt.Errorf("answer health and metrics: %w", err)
+	}
+	return s, nil
+}
+
+// AdminAddr returns the address that health, metrics and status are answered on.
+func (s *Server) AdminAddr() net.Addr { return s.admin.Addr() }
+
+// Addr waits until clients can connect and returns the address for that.
+func (s *Server) Addr(ctx context.Context) (net.Addr, error) {
+	select {
+	case <-s.serving:
+		return s.addr, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Run serves until the context ends, which returns nil, or a part fails. It may be called once. When it returns, all
+// that it started has ended: the parts stop in the reverse order of their start, within some seconds.
+func (s *Server) Run(ctx context.Context) error {
+	parts := &parts{ctx: context.WithoutCancel(ctx), failed: make(chan error, 5)}
+	defer parts.stop()
+	defer s.stopping.Store(true) // Before the parts: no new clients, please.
+
+	parts.start(s.serveAdmin)
+	parts.start(s.owner.run)
+	parts.start(s.source)
+	parts.start(s.renewCertificates)
+	parts.start(s.serve)
+	select {
+	case <-ctx.Done():
+		s.cfg.Log.Info("stopping")
+		return nil
+	case err := <-parts.failed:
+		return err
+	}
+}
+
+func (s *Server) serveAdmin(ctx context.Context) error {
+	return admin.Serve(ctx, s.admin, admin.Config{
+		Metrics: s.cfg.Metrics,
+		Live:    s.stuck,
+		Ready:   s.notReady,
+		Status:  func() any { return s.Status() },
+		Explain: func(service string, nodes []string) (any, error) { return s.Explain(service, nodes) },
+		Service: func(service string) (any, error) { return s.ServiceStatus(service) },
+		Log:     s.cfg.Log,
+	})
+}
+
+func (s *Server) source(ctx context.Context) error { return s.cfg.Source.Run(ctx, s.queue) }
+
+// serve serves xDS as soon as there is something to say, and a certificate to say it with. Until then the port is closed,
+// so that a client goes on to another replica instead of waiting for this one.
+func (s *Server) serve(ctx context.Context) error {
+	for _, ready := range []<-chan struct{}{s.owner.ready, s.certified()} {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	l, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("serve xDS: %w", err)
+	}
+	s.cfg.Log.Info("serving xDS", "address", l.Addr().String())
+	s.addr = l.Addr()
+	close(s.serving)
+	config := xds.Config{Cache: s.cache, Log: s.cfg.Log, StopTimeout: 2 * time.Second, MaxConnectionAge: maxConnectionAge}
+	if s.cfg.Certificates != nil {
+		config.Credentials = s.cfg.Certificates.Credentials()
+	}
+	if s.cfg.Identity != nil {
+		config.Authenticate, config.Authorize = s.cfg.Identity.Authenticate, s.cfg.Identity.Authorize
+	}
+	return xds.New(config).Serve(ctx, l)
+}
+
+// certified returns a channel that is closed once there is a certificate, if there is to be one.
+func (s *Server) certified() <-chan struct{} {
+	if s.cfg.Certificates != nil {
+		return s.cfg.Certificates.Ready()
+	}
+	unneeded := make(chan struct{})
+	close(unneeded)
+	return unneeded
+}
+
+// renewCertificates keeps the certificates good.
+func (s *Server) renewCertificates(ctx context.Context) error {
+	if s.cfg.Certificates == nil {
+		return nil
+	}
+	return s.cfg.Certificates.Run(ctx)
+}
+
+// stuck returns why the process should be restarted.
+func (s *Server) stuck() error {
+	if oldest, n := s.queue.Oldest(); n > 0 && time.Since(oldest) > stuckAfter {
+		return fmt.Errorf("%d changes wait, the oldest since %s", n, oldest.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// notReady returns why clients cannot be served yet, or no more.
+func (s *Server) notReady() error {
+	if s.stopping.Load() {
+		return errors.New("stopping")
+	}
+	if s.served() {
+		return nil
+	}
+	var kinds []string
+	for _, k := range s.queue.Unsynced() {
+		kinds = append(kinds, string(k)+"s")
+	}
+	switch {
+	case len(kinds) > 0:
+	case s.cfg.Certificates != nil && s.cfg.Certificates.Expires().IsZero():
+		return errors.New("waiting for a serving certificate: the log says why there is none")
+	default:
+		return errors.New("translating the first complete state")
+	}
+	reason := "waiting for the first complete list of " + strings.Join(kinds, ", ")
+	for _, p := range s.ledger.problems() {
+		if p.Reason == model.Unreadable {
+			reason += "; " + p.Object + ": " + p.Message
+		}
+	}
+	return errors.New(reason)
+}
+
+func (s *Server) served() bool {
+	select {
+	case <-s.serving:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/server/node/dataplane"
+	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/server/node/upstream"
+)
+
+// bridged finds the endpoints that sit on this node's bridges.
+type bridged struct {
+	seen  []dataplane.BridgeEndpoint // Endpoints since the last look at the bridges.
+	known map[dataplane.BridgeEndpoint]bool
+	stale bool               // The kernel's table lacks something of what is known.
+	table []dataplane.Bridge // What the kernel's table was written for.
+}
+
+// add takes the endpoints of an assignment in.
+func (b *bridged) add(r upstream.Resource) {
+	protocol := "tcp"
+	switch {
+	case strings.Contains(r.Name, "/UDP"):
+		protocol = "udp"
+	case strings.Contains(r.Name, "/SCTP"):
+		protocol = "sctp"
+	}
+	for _, e := range addresses(r.Any) {
+		b.seen = append(b.seen, dataplane.BridgeEndpoint{Protocol: protocol, AddrPort: e})
+	}
+}
+
+// bridges brings the table for pods on bridges up to date with the endpoints that were added. A node without such pods has
+// none. After an error the next call tries again.
+func (n *node) bridges(ctx context.Context) error {
+	b := &n.bridged
+	if len(b.seen) == 0 && !b.stale {
+		return nil
+	}
+	bridges, subnets, err := hostBridges()
+	if err != nil {
+		return err
+	}
+	for _, e := range b.seen {
+		if bridgeOf(subnets, e) >= 0 && !b.known[e] {
+			b.known[e], b.stale = true, true
+		}
+	}
+	b.seen = nil
+	if !b.stale {
+		return nil
+	}
+	bridges = b.occupied(bridges, subnets)
+	if err := dataplane.SyncBridges(ctx, b.table, bridges); err != nil {
+		b.table = nil
+		return err
+	}
+	b.table, b.stale = bridges, false
+	return nil
+}
+
+// checkBridges finds out whether the table for pods on bridges is still what the bridges need: someone may have damaged it,
+// and a bridge without an address of its own takes that of a port, and another one when the port goes. Without cause to look at
+// the table itself it only looks at the bridges: pods that come and go are no cause.
+func (n *node) checkBridges(ctx context.Context, table bool) error {
+	b := &n.bridged
+	if len(b.known) == 0 || b.stale {
+		return nil
+	}
+	bridges, subnets, err := hostBridges()
+	if err != nil {
+		return err
+	}
+	same := slices.EqualFunc(b.occupied(bridges, subnets), b.table, func(x, y dataplane.Bridge) bool {
+		return x.Name == y.Name && x.MAC == y.MAC && len(x.Endpoints) == len(y.Endpoints)
+	})
+	if !same {
+		b.stale = true
+	}
+	if table && !dataplane.BridgesIntact(ctx, b.table) {
+		b.table, b.stale = nil, true
+	}
+	return nil
+}
+
+// occupied returns the bridges that hold endpoints that are known, with these. Others are not Fairlead's business.
+func (b *bridged) occupied(bridges []dataplane.Bridge, subnets []subnet) []dataplane.Bridge {
+	for e := range b.known {
+		if i := bridgeOf(subnets, e); i >= 0 {
+			bridges[i].Endpoints = append(bridges[i].Endpoints, e)
+		}
+	}
+	return slices.DeleteFunc(bridges, func(b dataplane.Bridge) bool { return len(b.Endpoints) == 0 })
+}
+
+// bridgeOf returns the place of the bridge that an endpoint sits on, or -1.
+func bridgeOf(subnets []subnet, e dataplane.BridgeEndpoint) int {
+	for _, s := range subnets {
+		if s.prefix.Contains(e.AddrPort.Addr()) {
+			return s.bridge
+		}
+	}
+	return -1
+}
+
+// subnet is a subnet of a bridge, by its place in the list.
+type subnet struct {
+	prefix netip.Prefix
+	bridge int
+}
+
+// hostBridges returns the host's bridges that have addresses, and the subnets of those.
+func hostBridges() ([]dataplane.Bridge, []subnet, error) {
+	links, err := envoyns.Undisturbed(netlink.LinkList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list links: %w", err)
+	}
+	var bridges []dataplane.Bridge
+	var subnets []subnet
+	for _, l := range links {
+		if l.Type() != "bridge" {
+			continue
+		}
+		addresses, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, nil, fmt.Errorf("addresses of %s: %w", l.Attrs().Name, err)
+		}
+		for _, a := range addresses {
+			if p, err := netip.ParsePrefix(a.IPNet.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+				subnets = append(subnets, subnet{p.Masked(), len(bridges)})
+			}
+		}
+		if len(addresses) > 0 {
+			bridges = append(bridges, dataplane.Bridge{Name: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String()})
+		}
+	}
+	return bridges, subnets, nil
+}

@@ -1,0 +1,179 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"sigs.k8s.io/knftables"
+)
+
+// Bridge is a bridge that pods sit on.
+type Bridge struct {
+	Name      string // The interface, such as cni0.
+	MAC       string
+	Endpoints []BridgeEndpoint // All that sit on it.
+}
+
+// setName returns the name of the set of a bridge's endpoints of a family. Names of links may have any character, those of
+// sets may not.
+func (b Bridge) setName(ipv6 bool) string {
+	var name strings.Builder
+	for _, r := range mapName("on-"+b.Name+"-", false, ipv6) {
+		if r == '-' || r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
+			name.WriteRune(r)
+		} else {
+			fmt.Fprintf(&name, "_%x", r)
+		}
+	}
+	return name.String()
+}
+
+// BridgeEndpoint is an endpoint that sits on a bridge.
+type BridgeEndpoint struct {
+	Protocol string // tcp or udp.
+	AddrPort netip.AddrPort
+}
+
+// key returns the endpoint as an element of a set. The protocol is a number, as nft lists it where the system has no
+// /etc/protocols, which the agent's image has not.
+func (e BridgeEndpoint) key() []string {
+	protocol := protocolNumbers[e.Protocol]
+	if protocol == "" {
+		protocol = e.Protocol
+	}
+	return []string{e.AddrPort.Addr().String(), protocol, strconv.Itoa(int(e.AddrPort.Port()))}
+}
+
+// protocolNumbers are the numbers of the protocols that nft lists by name where it knows names.
+var protocolNumbers = map[string]string{"tcp": "6", "udp": "17", "sctp": "132"}
+
+// same reports whether bridges have the names and hardware addresses of others. A bridge without an address of its own takes
+// that of a port, and another one when the port goes.
+func same(a, b []Bridge) bool {
+	return slices.EqualFunc(a, b, func(x, y Bridge) bool { return x.Name == y.Name && x.MAC == y.MAC })
+}
+
+// SyncBridges makes the table for bridges, which was written for others or for none, that of these. It adds what endpoints are
+// new, and writes the rest only if the bridges are others: whoever watches the table looks at all of it then.
+func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
+	if len(before) == 0 || !same(before, bridges) {
+		return writeBridges(ctx, bridges)
+	}
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	tx := nft.NewTransaction()
+	for i, b := range bridges {
+		for _, e := range b.Endpoints {
+			if !slices.Contains(before[i].Endpoints, e) {
+				tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
+			}
+		}
+	}
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("nftables: bridge table: %w", err)
+	}
+	return nil
+}
+
+// writeBridges writes the table that lifts the frames of endpoints on bridges to the host. Envoy dials an endpoint under its
+// client's address; if both sit on the same bridge, the endpoint's answer would cross the bridge straight to the client,
+// which never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that
+// it has.
+//
+// What the host then routes back to the bridge that it came from makes it tell the endpoint, by an ICMP redirect, to talk to
+// the client directly. Those redirects are dropped here: the sysctl send_redirects counts for IPv4 only, and only where it is
+// off for the whole host.
+func writeBridges(ctx context.Context, bridges []Bridge) error {
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	tx := nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	prerouting := &knftables.Chain{
+		Name: "prerouting", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook),
+		Priority: knftables.PtrTo(knftables.DNATPriority),
+	}
+	output := &knftables.Chain{
+		Name: "output", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.OutputHook),
+		Priority: knftables.PtrTo(knftables.FilterPriority),
+	}
+	for _, c := range []*knftables.Chain{prerouting, output} {
+		tx.Add(c)
+		tx.Flush(c)
+	}
+	for _, b := range bridges {
+		// The bridge's own set, since not every kernel can match the bridge that a frame crosses.
+		set4, set6 := b.setName(false), b.setName(true)
+		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
+		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
+		for _, e := range b.Endpoints {
+			tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
+		}
+		for _, match := range []string{"ip saddr . meta l4proto . th sport @" + set4, "ip6 saddr . meta l4proto . th sport @" + set6} {
+			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
+		}
+		for _, redirect := range []string{"icmp type redirect", "icmpv6 type nd-redirect"} {
+			tx.Add(&knftables.Rule{Chain: "output", Rule: fmt.Sprintf("ether saddr %s %s drop", b.MAC, redirect)})
+		}
+	}
+	if err := nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("nftables: bridge table: %w", err)
+	}
+	return nil
+}
+
+// BridgesIntact reports whether the kernel has what SyncBridges wrote for these bridges. What it has beside that is an
+// earlier agent's, of endpoints that may still answer.
+func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return false
+	}
+	for _, chain := range []string{"prerouting", "output"} {
+		if rules, err := nft.ListRules(ctx, chain); err != nil || len(rules) != 2*len(bridges) {
+			return false
+		}
+	}
+	for _, b := range bridges {
+		there := map[string]bool{}
+		for _, ipv6 := range []bool{false, true} {
+			elements, err := nft.ListElements(ctx, "set", b.setName(ipv6))
+			if err != nil {
+				return false
+			}
+			for _, e := range elements {
+				if number := protocolNumbers[e.Key[1]]; number != "" {
+					e.Key[1] = number
+				}
+				there[fmt.Sprint(e.Key)] = true
+			}
+		}
+		if slices.ContainsFunc(b.Endpoints, func(e BridgeEndpoint) bool { return !there[fmt.Sprint(e.key())] }) {
+			return false
+		}
+	}
+	return true
+}
+
+// removeBridge deletes the bridge table. Where the kernel has no bridge family there is none to delete.
+func removeBridge(ctx context.Context) error {
+	nft, err := knftables.New(knftables.BridgeFamily, TableName)
+	if err != nil {
+		return nil
+	}
+	tx := nft.NewTransaction()
+	tx.Delete(&knftables.Table{})
+	if err := nft.Run(ctx, tx); err != nil && !knftables.IsNotFound(err) && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("nftables: remove bridge table: %w", err)
+	}
+	return nil
+}

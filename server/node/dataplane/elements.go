@@ -1,0 +1,145 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Names of the maps from a frontend to its verdict: for packets that come to the node, and for those of the node's own
+// processes. Both exist for addresses and for NodePorts, of both families.
+const (
+	incoming = "frontends"
+	own      = "node-frontends"
+	ports    = "-ports"
+
+	// aliasMap is the map from a frontend at an address of the node to what stands for the address in Envoy's namespace.
+	aliasMap = "aliases"
+
+	// clusterIPSet is the set of cluster IPs, whose other ports are refused.
+	clusterIPSet = "cluster-ips"
+
+	// callerSet is the set of pairs of a caller's address with itself, see addMaps.
+	callerSet = "callers"
+)
+
+// mapName returns the name of a map.
+func mapName(prefix string, nodePort, ipv6 bool) string {
+	name := prefix
+	if nodePort {
+		name += ports
+	}
+	if ipv6 {
+		return name + "6"
+	}
+	return name + "4"
+}
+
+// element is one entry of a map. It is comparable.
+type element struct {
+	table string // The map's name.
+	key   string // Parts joined by " . ".
+	value string // A verdict or an address; empty in a set.
+
+	addr netip.AddrPort // What UDP flows to it are addressed to; the zero Addr for a NodePort.
+	udp  bool
+}
+
+// nft returns the element in knftables' form.
+func (e element) nft() *knftables.Element {
+	if e.value == "" {
+		return &knftables.Element{Set: e.table, Key: []string{e.key}}
+	}
+	return &knftables.Element{Map: e.table, Key: strings.Split(e.key, " . "), Value: []string{e.value}}
+}
+
+// elementsOf returns the elements of a frontend.
+func elementsOf(f *frontendpb.Frontend, node Node) []element {
+	m := envoy.FrontendModel(f)
+	protocol := strings.ToLower(f.GetProtocol())
+	key := fmt.Sprintf("%s . %d", protocol, m.Port)
+	if m.Address.IsValid() {
+		key = m.Address.String() + " . " + key
+	}
+	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
+	in, out := e, e
+	nodePort, routes := !m.Address.IsValid(), routesOf(f)
+	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(routes[model.FromPod], routes[model.FromOutside]))
+	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(routes[model.FromNode])
+	elements := []element{in, out}
+	if f.GetLimited() != nil {
+		elements = rangeElements(elements, f, node)
+	}
+	if m.Kind == model.ClusterIP {
+		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: m.Address.String()})
+	}
+	elements = append(elements, directElements(e, f)...)
+	for _, a := range node.Aliases {
+		if a.Address == m.Address {
+			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()
+			elements = append(elements, e)
+		}
+	}
+	return elements
+}
+
+// Names of the chains that end a lookup, beside those of the classes.
+const (
+	refuse = "refuse"
+	drop   = "none-local"
+)
+
+// chainOf returns the chain that carries out a route. A class that this agent does not know, of a newer control plane, is
+// refused: a chain that does not exist would make the kernel refuse all that is committed with it.
+func chainOf(r *frontendpb.Route, direct bool) string {
+	switch {
+	case r.GetVerdict() == frontendpb.Verdict_DROP:
+		return drop
+	case r.GetVerdict() == frontendpb.Verdict_FORWARD && slices.Contains(envoyns.Classes, r.GetClass()):
+		if direct {
+			return directName(r.GetClass())
+		}
+		return envoyns.ClassName(r.GetClass())
+	default:
+		return refuse
+	}
+}
+
+// byOrigin returns the chain that goes to one chain for pods and to another for everybody else.
+func byOrigin(pod, outside string) string {
+	if pod == outside {
+		return pod
+	}
+	return pod + "-or-" + outside
+}
+
+// origins returns the pairs of different chains that a frontend's routes from pods and from outside can end in: all of them,
+// so that no frontend can lead to a chain that does not exist.
+func origins() [][2]string {
+	var pairs [][2]string
+	for _, name := range []func(frontendpb.Class) string{envoyns.ClassName, directName} {
+		ends := []string{refuse, drop}
+		for _, class := range envoyns.Classes {
+			ends = append(ends, name(class))
+		}
+		for _, pod := range ends {
+			for _, outside := range ends {
+				if pair := [2]string{pod, outside}; pod != outside && !slices.Contains(pairs, pair) {
+					pairs = append(pairs, pair)
+				}
+			}
+		}
+	}
+	return pairs
+}
+
+// goTo returns the verdict that ends in a chain.
+func goTo(chain string) string { return "goto " + chain }

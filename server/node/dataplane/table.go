@@ -1,0 +1,309 @@
+// Package dataplane keeps the host's nftables table: which address and port goes to which class of the current generation,
+// is refused or is dropped.
+//
+// Frontends, the node's addresses and the generations come in; one nftables transaction goes out per commit, holding
+// only what changed. The package owns its tables whole, and touches no other.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// TableName is the name of the host's tables, in the families inet and bridge.
+const TableName = "fairlead"
+
+// Node is what the table knows of the node.
+type Node struct {
+	Addresses []netip.Addr  // Those that NodePorts are served on, the preferred first of each family.
+	First     []netip.Addr  // The node's first address of each family, by which source ranges know it.
+	Aliases   []envoy.Alias // Of the node's own addresses that are frontends' addresses, too.
+
+	// Who counts as a pod of this node: whom any of these three names. Everybody else is outside.
+	Pods          []netip.Prefix // By source.
+	PodLinks      []string       // By the link, if the node also routes the source back by it.
+	PodInterfaces []string       // By the link alone; a name, or the beginning of names with a * behind it.
+}
+
+// Generations are the Envoys of the node.
+type Generations struct {
+	Live    []envoyns.ID // Whose connections are to be kept, in order.
+	Current envoyns.ID   // Gets the new connections; 0: there is none, and they are dropped until there is one.
+}
+
+// Table is the host's table. It is used by one goroutine.
+type Table struct {
+	nft    knftables.Interface
+	config envoyns.Config
+
+	node        Node
+	generations Generations
+	wanted      map[string]*frontendpb.Frontend
+	changed     map[string]bool // Names of frontends that differ from what the kernel has.
+
+	picks    picks
+	applied  map[string][]element // By frontend's name; what the kernel has.
+	podLinks []string             // That the kernel has.
+	static   bool                 // The kernel has the chains of node and generations.
+	complete bool                 // The kernel has the table at all.
+
+	stale flowFilter   // Flows that are still to be forgotten.
+	later []laterFlows // Others' flows that are to be looked for again.
+}
+
+// New returns a table that is not in the kernel before the first Commit. It fails when nft is missing or too old.
+func New(config envoyns.Config) (*Table, error) {
+	nft, err := knftables.New(knftables.InetFamily, TableName)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w (is the nft program installed?)", err)
+	}
+	return newTable(config, nft), nil
+}
+
+func newTable(config envoyns.Config, nft knftables.Interface) *Table {
+	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}, picks: newPicks()}
+}
+
+// SetFrontend makes f the frontend of that name with the next Commit; nil removes it.
+func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
+	t.picks.use(name, t.wanted[name], f)
+	if f == nil {
+		delete(t.wanted, name)
+	} else {
+		t.wanted[name] = f
+	}
+	t.changed[name] = true
+}
+
+// SetNode makes n what the table knows of the node with the next Commit.
+func (t *Table) SetNode(n Node) {
+	if !slices.Equal(n.Aliases, t.node.Aliases) || !slices.Equal(n.First, t.node.First) {
+		for name := range t.wanted {
+			t.changed[name] = true
+		}
+	}
+	if !slices.Equal(n.Addresses, t.node.Addresses) || !slices.Equal(n.Pods, t.node.Pods) || !slices.Equal(n.PodInterfaces, t.node.PodInterfaces) {
+		t.static = false
+	}
+	t.node = n
+}
+
+// SetGenerations makes g the node's generations with the next Commit.
+func (t *Table) SetGenerations(g Generations) {
+	if g.Current != t.generations.Current || !slices.Equal(g.Live, t.generations.Live) {
+		t.generations, t.static = g, false
+	}
+}
+
+// Forget makes the next Commit write the whole table, whatever the kernel has.
+func (t *Table) Forget() { t.complete = false }
+
+// Dirty reports whether a Commit has anything to do.
+func (t *Table) Dirty() bool {
+	return !t.complete || !t.static || len(t.changed) > 0 || len(t.picks.dirty) > 0 || !t.stale.empty() || !slices.Equal(t.podLinks, t.node.PodLinks)
+}
+
+// Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
+// error the kernel has the old one, and the next Commit writes the table anew.
+func (t *Table) Commit(ctx context.Context) error {
+	if !t.Dirty() {
+		return nil
+	}
+	done, err := t.write(ctx, false)
+	if err != nil && !t.complete {
+		// What another version left in the kernel may be of a kind that cannot be changed.
+		done, err = t.write(ctx, true)
+	}
+	if err != nil {
+		t.complete = false
+		return fmt.Errorf("nftables: %w", err)
+	}
+	if t.complete {
+		for name := range t.changed {
+			delete(t.applied, name)
+		}
+		maps.Copy(t.applied, done.elements)
+	} else {
+		t.applied = done.elements
+	}
+	clear(t.changed)
+	t.picks.commit(done.picks)
+	t.complete, t.static, t.podLinks = true, true, t.node.PodLinks
+	t.stale.add(done.removed, done.added)
+	t.stale.end(done.picks.ended)
+	t.lookAgain(done.added, time.Now())
+	return t.forgetFlows()
+}
+
+// write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
+// kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
+func (t *Table) write(ctx context.Context, replace bool) (written, error) {
+	tx := t.nft.NewTransaction()
+	var left []string
+	if !t.complete {
+		tx.Add(&knftables.Table{})
+		if replace {
+			tx.Delete(&knftables.Table{})
+			tx.Add(&knftables.Table{})
+		} else {
+			left = t.left(ctx)
+		}
+		addMaps(tx)
+		addRangeMaps(tx)
+		addCounters(tx)
+	}
+	t.addPodLinks(tx)
+	if !t.complete || !t.static {
+		t.addChains(tx)
+	}
+	done := written{picks: t.addPicks(tx, left)}
+	done.elements, done.removed, done.added = t.addElements(tx)
+	t.removePicks(tx, done.picks)
+	return done, t.nft.Run(ctx, tx)
+}
+
+// written is what a transaction wrote.
+type written struct {
+	elements       map[string][]element // Of the frontends that it looked at.
+	removed, added []element
+	picks          pickChange
+}
+
+// left returns the names of the chains and maps that are in the kernel's table already, if there is one.
+func (t *Table) left(ctx context.Context) []string {
+	chains, err := t.nft.List(ctx, "chains")
+	if err != nil {
+		return nil // There is no table, or the transaction fails, too.
+	}
+	maps, err := t.nft.List(ctx, "maps")
+	if err != nil {
+		return nil
+	}
+	return append(chains, maps...)
+}
+
+// addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
+// frontends that it looked at, and those that go and come.
+func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]element, removed, added []element) {
+	names := slices.Collect(maps.Keys(t.changed))
+	if !t.complete {
+		names = slices.Collect(maps.Keys(t.wanted))
+	}
+	slices.Sort(names)
+	next = map[string][]element{}
+	for _, name := range names {
+		var old, elements []element
+		if t.complete {
+			old = t.applied[name]
+		}
+		if f := t.wanted[name]; f != nil {
+			elements = elementsOf(f, t.node)
+			next[name] = elements
+		}
+		removed = append(removed, missing(old, elements)...)
+		added = append(added, missing(elements, old)...)
+	}
+	// A map takes no second value for a key: what goes is deleted before what comes is added.
+	for _, e := range t.unused(removed) {
+		tx.Delete(e.nft())
+	}
+	for _, e := range added {
+		tx.Add(e.nft())
+	}
+	return next, removed, added
+}
+
+// unused returns the elements, each once, that no wanted frontend has. Those of maps are a single frontend's; a cluster IP may
+// have several.
+func (t *Table) unused(removed []element) []element {
+	isSet := func(e element) bool { return e.value == "" }
+	if !slices.ContainsFunc(removed, isSet) {
+		return removed
+	}
+	used := map[element]bool{}
+	for _, f := range t.wanted {
+		for _, e := range elementsOf(f, Node{}) {
+			used[e] = isSet(e)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(removed), func(e element) bool {
+		if !isSet(e) {
+			return false
+		}
+		known := used[e]
+		used[e] = true
+		return known
+	})
+}
+
+// missing returns the elements of a that are not in b.
+func missing(a, b []element) []element {
+	return slices.DeleteFunc(slices.Clone(a), func(e element) bool { return slices.Contains(b, e) })
+}
+
+// Intact reports whether the kernel still has the chains and maps that the last Commit wrote, and the rules of those chains
+// that packets enter by. It does not look into the others, nor at elements: each look is a run of nft.
+func (t *Table) Intact(ctx context.Context) bool {
+	if !t.complete {
+		return true // Nothing was written, or the next Commit writes it anew.
+	}
+	there, err := t.nft.List(ctx, "chains")
+	if err != nil {
+		return false
+	}
+	for set := range t.picks.applied {
+		if !slices.Contains(there, pickChain(set)) {
+			return false
+		}
+	}
+	for _, c := range t.chains() {
+		if !slices.Contains(there, c.name) {
+			return false
+		}
+		if c.hook == "" {
+			continue
+		}
+		if rules, err := t.nft.ListRules(ctx, c.name); err != nil || len(rules) != len(c.rules) {
+			return false
+		}
+	}
+	found, err := t.nft.List(ctx, "maps")
+	return err == nil && len(found) >= len(mapTypes)+len(generationMaps)+2*len(t.picks.applied)
+}
+
+// Remove deletes the table from the kernel. That it is not there is no error.
+func (t *Table) Remove(ctx context.Context) error {
+	t.complete = false
+	tx := t.nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	if err := t.nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("nftables: remove table %s: %w", TableName, err)
+	}
+	return nil
+}
+
+// Cleanup removes the agent's tables from the kernel, whoever wrote them.
+func Cleanup(ctx context.Context, config envoyns.Config) error {
+	t, err := New(config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.Remove(ctx), removeBridge(ctx))
+}
+
+// sortedByFamily returns the addresses of one family, in their order.
+func sortedByFamily(addresses []netip.Addr, ipv6 bool) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return a.Is6() != ipv6 })
+}

@@ -1,0 +1,174 @@
+// Package envoyns joins one Envoy to its node: a network namespace of its own, three veth pairs to the host (one
+// per class of connections), the policy routes of both sides, and the namespace's static rules.
+//
+// A generation's number and a namespace come in; links, routes, rules and an nftables table inside the namespace come
+// out. The package knows no Service, and touches nothing of the host but what carries its own names, marks and tables.
+package envoyns
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// ID numbers the generations of a node, from 1 to MaxID; numbers are used again once their Envoy is gone.
+type ID int
+
+// MaxID is the last generation number: four bits of the mark hold it.
+const MaxID ID = 15
+
+// Classes are the classes of connections; each has a veth pair.
+var Classes = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ, frontendpb.Class_EXTERNAL}
+
+// Fixed names and numbers inside the namespace. Nothing outside can see them.
+const (
+	localTable     = 100 // Everything is local: what comes in by a veth is Envoy's.
+	keepTable      = 101 // Out by the veth of class keep.
+	foreignSource  = 1   // Mark of packets with a source that is not the namespace's own.
+	masqueradePref = 7
+	foreignPref    = 8
+	localPref      = 9
+)
+
+// Config says which names and numbers of the host a node's generations use.
+type Config struct {
+	// Mask is the six adjacent bits of packet and connection marks that belong to Fairlead. kube-proxy uses 0xc000,
+	// AWS 0x80, Calico the high half.
+	Mask uint32
+	// Table is the first of 64 routing tables.
+	Table int
+	// RulePriority is the priority of the policy rules: after the table of local addresses (0), before everybody else's.
+	RulePriority int
+}
+
+// minMTU is what IPv6 requires of every link, in bytes.
+const minMTU = 1280
+
+// DefaultConfig is free of what other node software is known to use.
+func DefaultConfig() Config {
+	return Config{Mask: 0x3f00, Table: 7700, RulePriority: 77}
+}
+
+// Validate returns an error that says how to correct the configuration.
+func (c Config) Validate() error {
+	if shifted := c.Mask >> bits.TrailingZeros32(c.Mask); shifted != 0x3f {
+		return fmt.Errorf("mark mask %#x: six adjacent bits are needed, such as 0x3f00", c.Mask)
+	}
+	return nil
+}
+
+// index is a number of six bits for a generation's class; never 0.
+func index(id ID, class frontendpb.Class) int { return int(id)<<2 | int(class) }
+
+// Mark returns the mark of packets that belong to a generation's class.
+func (c Config) Mark(id ID, class frontendpb.Class) uint32 {
+	return uint32(index(id, class)) << bits.TrailingZeros32(c.Mask)
+}
+
+// table returns the routing table that leads to a generation's class.
+func (c Config) table(id ID, class frontendpb.Class) int { return c.Table + index(id, class) }
+
+// ClassName returns the name of a class, which is also the name of its veth inside the namespace.
+func ClassName(class frontendpb.Class) string { return strings.ToLower(class.String()) }
+
+// LinkName returns the name of the host's end of a class's veth, such as fl1k.
+func LinkName(id ID, class frontendpb.Class) string {
+	return "fl" + strconv.Itoa(int(id)) + ClassName(class)[:1]
+}
+
+// IsLink reports whether a link of the host's has the name of a generation's.
+func IsLink(name string) bool {
+	for _, class := range Classes {
+		for id := ID(1); id <= MaxID; id++ {
+			if LinkName(id, class) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// parseLinkName is the reverse of LinkName for the veth of class keep, which exists if and only if the generation does.
+func parseLinkName(name string) (ID, bool) {
+	number, ok := strings.CutSuffix(strings.TrimPrefix(name, "fl"), "k")
+	id, err := strconv.Atoi(number)
+	if !ok || err != nil || id < 1 || ID(id) > MaxID || LinkName(ID(id), frontendpb.Class_KEEP) != name {
+		return 0, false
+	}
+	return ID(id), true
+}
+
+// pair is the addresses of a veth's two ends.
+type pair struct{ host, proxy netip.Addr }
+
+// addresses returns the addresses of a class's veth. They are link-local (IPv4) or unique local (IPv6) and routed
+// nowhere but over the veth itself.
+func addresses(id ID, class frontendpb.Class) (v4, v6 pair) {
+	base := byte(int(id)<<4 | int(class)<<2)
+	four := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 66, base + last}) }
+	six := func(last byte) netip.Addr {
+		return netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 2, 13: base, 15: last})
+	}
+	return pair{four(1), four(2)}, pair{six(1), six(2)}
+}
+
+// MasqueradeSource returns the source that datagrams of class masq carry into a generation's namespace.
+func MasqueradeSource(id ID) (v4, v6 netip.Addr) {
+	return netip.AddrFrom4([4]byte{169, 254, 65, byte(id)}), netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 1, 15: byte(id)})
+}
+
+// The ends of a veth.
+const (
+	hostEnd  = 1
+	proxyEnd = 2
+)
+
+// hardwareAddr returns the hardware address of one end of a class's veth; locally administered.
+func hardwareAddr(id ID, class frontendpb.Class, end byte) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0xfa, 0x1e, byte(id), byte(class), end}
+}
+
+// ProbeAddresses returns the addresses with ports that lead into a class's veth and so to its listeners, as any Service would.
+func ProbeAddresses(id ID, class frontendpb.Class) []netip.AddrPort {
+	v4, v6 := addresses(id, class)
+	probes := []netip.AddrPort{netip.AddrPortFrom(v4.proxy, 1)}
+	if IPv6() {
+		probes = append(probes, netip.AddrPortFrom(v6.proxy, 1))
+	}
+	return probes
+}
+
+// IPv6 reports whether the network namespace of the calling thread has IPv6.
+func IPv6() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(b)) == "0"
+}
+
+// setSysctl writes one setting of the network namespace of the calling thread, if it has another value: where
+// /proc/sys is read-only, a setting that is right already is no error.
+func setSysctl(name, value string) error {
+	path := "/proc/sys/net/" + name
+	if old, err := os.ReadFile(path); err == nil && strings.Join(strings.Fields(string(old)), " ") == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl net/%s to %q: %w", name, value, err)
+	}
+	return nil
+}
+
+// setSysctls writes several settings and returns all errors.
+func setSysctls(settings [][2]string) error {
+	var errs []error
+	for _, s := range settings {
+		errs = append(errs, setSysctl(s[0], s[1]))
+	}
+	return errors.Join(errs...)
+}

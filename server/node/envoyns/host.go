@@ -1,0 +1,302 @@
+package envoyns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// families are the address families of rules and routes, with the destination that matches everything.
+var families = []struct {
+	family int
+	all    *net.IPNet
+}{
+	{netlink.FAMILY_V4, &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}},
+	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
+}
+
+// Build joins the network namespace at ns to the calling process's as generation id, by veths of an MTU in bytes. What an earlier generation of the
+// same number left behind is removed first. On an error the host is left as if nothing had been done.
+func Build(c Config, id ID, ns, mtu int) error {
+	if err := Remove(c, id); err != nil {
+		return err
+	}
+	err := build(c, id, ns, mtu)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("build generation %d: %w", id, err), Remove(c, id))
+	}
+	return err
+}
+
+func build(c Config, id ID, ns, mtu int) error {
+	ipv6 := IPv6()
+	for _, class := range Classes {
+		if err := addVeth(id, class, ns, mtu); err != nil {
+			return fmt.Errorf("veth %s: %w", LinkName(id, class), err)
+		}
+	}
+	if err := inNamespace(ns, func() error { return buildInside(id, ipv6) }); err != nil {
+		return fmt.Errorf("inside the namespace: %w", err)
+	}
+	for _, class := range Classes {
+		if err := routeTo(c, id, class, ipv6); err != nil {
+			return fmt.Errorf("route to %s: %w", LinkName(id, class), err)
+		}
+	}
+	return nil
+}
+
+// addVeth makes a class's veth pair, one end in the namespace at ns.
+func addVeth(id ID, class frontendpb.Class, ns, mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = LinkName(id, class), mtu, hardwareAddr(id, class, hostEnd)
+	return netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: ClassName(class), PeerMTU: uint32(mtu), PeerHardwareAddr: hardwareAddr(id, class, proxyEnd),
+		PeerNamespace: netlink.NsFd(ns),
+	})
+}
+
+// routeTo configures the host's end of a class's veth and leads marked packets to it.
+func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
+	name := LinkName(id, class)
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := setSysctls(hostSysctls(name, ipv6)); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	v4, v6 := addresses(id, class)
+	ends := []pair{v4}
+	if ipv6 {
+		ends = append(ends, v6)
+	}
+	for i, end := range ends {
+		if err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd)); err != nil {
+			return err
+		}
+		if class == frontendpb.Class_MASQ {
+			source := [2]netip.Addr{}
+			source[0], source[1] = MasqueradeSource(id)
+			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(source[i]), Gw: end.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
+				return err
+			}
+		}
+		if err := addPolicy(c, id, class, i, link, end.proxy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hostSysctls returns the settings of the host's end of a veth. Packets arrive there with sources that the host routes
+// elsewhere (pods, clients), and, after the host undid a NodePort's rewriting, with the host's own.
+func hostSysctls(link string, ipv6 bool) [][2]string {
+	// The stricter of a link's and all links' rp_filter counts, and 2 (loose) is the larger number: where all links
+	// are strict, loose is as lenient as one can be made.
+	lenient := "0"
+	if all, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter"); err == nil && strings.TrimSpace(string(all)) != "0" {
+		lenient = "2"
+	}
+	settings := [][2]string{{"ipv4/conf/" + link + "/rp_filter", lenient}, {"ipv4/conf/" + link + "/accept_local", "1"}}
+	if ipv6 {
+		settings = append(settings, [2]string{"ipv6/conf/" + link + "/accept_ra", "0"})
+	}
+	return settings
+}
+
+// connect gives a link its address and a route to the address at its other end, whose hardware address is known: nobody has
+// to be asked for it, so the first packet is not late.
+func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) error {
+	addr := &netlink.Addr{IPNet: single(own), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("address %s: %w", own, err)
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(other), Scope: netlink.SCOPE_LINK}
+	if own.Is6() {
+		route.Scope = netlink.SCOPE_UNIVERSE
+	}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to %s: %w", other, err)
+	}
+	neighbour := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: other.AsSlice(), HardwareAddr: otherHardware, State: netlink.NUD_PERMANENT}
+	if err := netlink.NeighSet(neighbour); err != nil {
+		return fmt.Errorf("neighbour %s: %w", other, err)
+	}
+	return nil
+}
+
+// addPolicy routes packets that carry a class's mark to the far end of its veth. When the veth goes, its routes go with
+// it, and the unreachable route that stays keeps marked packets from leaving by the default route.
+func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink.Link, via netip.Addr) error {
+	table := c.table(id, class)
+	routes := []*netlink.Route{
+		{LinkIndex: link.Attrs().Index, Dst: families[family].all, Gw: via.AsSlice(), Table: table, Flags: int(netlink.FLAG_ONLINK)},
+		{Dst: families[family].all, Table: table, Type: unix.RTN_UNREACHABLE, Priority: 1 << 20},
+	}
+	for _, r := range routes {
+		r.Family = families[family].family
+		if err := netlink.RouteReplace(r); err != nil {
+			return fmt.Errorf("table %d: %w", table, err)
+		}
+	}
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Table = families[family].family, c.RulePriority, table
+	rule.Mark, rule.Mask = c.Mark(id, class), &c.Mask
+	if err := netlink.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("rule for mark %#x: %w", rule.Mark, err)
+	}
+	return nil
+}
+
+// Remove deletes all that a generation has on the host. What is not there is no error.
+func Remove(c Config, id ID) error {
+	var errs []error
+	for _, class := range Classes {
+		if link, err := netlink.LinkByName(LinkName(id, class)); err == nil {
+			errs = append(errs, ignoreGone(netlink.LinkDel(link)))
+		}
+	}
+	for _, f := range families {
+		if f.family == netlink.FAMILY_V6 && !IPv6() {
+			continue
+		}
+		errs = append(errs, removePolicies(c, id, f.family))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove generation %d: %w", id, err)
+	}
+	return nil
+}
+
+// removePolicies deletes a generation's rules and routing tables of one family.
+func removePolicies(c Config, id ID, family int) error {
+	rules, err := netlink.RuleList(family)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, class := range Classes {
+		table := c.table(id, class)
+		for i := range rules {
+			if rules[i].Table == table && rules[i].Priority == c.RulePriority {
+				rules[i].Family = family
+				errs = append(errs, ignoreGone(netlink.RuleDel(&rules[i])))
+			}
+		}
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for i := range routes {
+			errs = append(errs, ignoreGone(netlink.RouteDel(&routes[i])))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Existing returns the generations whose Envoy is alive, in order: a namespace, and with it the far end of its veths,
+// lives as long as a process in it.
+func Existing() ([]ID, error) {
+	links, err := Undisturbed(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var ids []ID
+	for _, l := range links {
+		if id, ok := parseLinkName(l.Attrs().Name); ok && l.Type() == "veth" {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// RemoveAll deletes everything of every generation from the host.
+func RemoveAll(c Config) error {
+	var errs []error
+	for id := ID(1); id <= MaxID; id++ {
+		errs = append(errs, Remove(c, id))
+	}
+	return errors.Join(errs...)
+}
+
+// dumps is how often a list is asked for before it counts as one that cannot be had.
+const dumps = 10
+
+// Undisturbed asks the kernel for a list until nothing changes while it is read, as links do when several pods start at once.
+func Undisturbed[T any](list func() ([]T, error)) (found []T, err error) {
+	for range dumps {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
+}
+
+// single returns the prefix that holds one address.
+func single(a netip.Addr) *net.IPNet {
+	return prefix(netip.PrefixFrom(a, a.BitLen()))
+}
+
+// ignoreGone drops the errors of deleting what has gone by itself meanwhile.
+func ignoreGone(err error) error {
+	for _, gone := range []error{unix.ENOENT, unix.ESRCH, unix.ENODEV} {
+		if errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return err
+}
+
+// prefix returns p in the form that netlink takes.
+func prefix(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Repair puts back what of a generation's addresses, routes and rules on the host is missing. Network managers are known to
+// remove what they did not make.
+func Repair(c Config, id ID) error {
+	ipv6 := IPv6()
+	for _, class := range Classes {
+		if err := routeTo(c, id, class, ipv6); err != nil {
+			return fmt.Errorf("repair generation %d: %s: %w", id, LinkName(id, class), err)
+		}
+	}
+	return nil
+}
+
+// MTU returns the MTU of the link that has one of the addresses, or 1500 where none has.
+func MTU(addresses []netip.Addr) int {
+	for _, a := range addresses {
+		family := netlink.FAMILY_V4
+		if a.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		assigned, err := netlink.AddrList(nil, family)
+		if err != nil {
+			continue
+		}
+		for _, own := range assigned {
+			if ip, _ := netip.AddrFromSlice(own.IP); ip.Unmap() != a {
+				continue
+			}
+			if link, err := netlink.LinkByIndex(own.LinkIndex); err == nil && link.Attrs().MTU >= minMTU && link.Attrs().Flags&net.FlagLoopback == 0 {
+				return link.Attrs().MTU
+			}
+		}
+	}
+	return 1500
+}

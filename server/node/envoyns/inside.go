@@ -1,0 +1,189 @@
+package envoyns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// inNamespace runs f in the network namespace at ns, on this goroutine's thread, which comes back afterwards. One that could
+// not come back is never used by another goroutine. To let threads end in the namespace instead would not do: a process's
+// first thread cannot end, and would keep the namespace, and so the generation, alive.
+func inNamespace(ns int, f func() error) (err error) {
+	runtime.LockOSThread()
+	before, err := netns.GetFromPath("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	defer func() {
+		back := netns.Set(before)
+		if back == nil {
+			runtime.UnlockOSThread()
+		}
+		err = errors.Join(err, back, before.Close())
+	}()
+	if err := netns.Set(netns.NsHandle(ns)); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return f()
+}
+
+// buildInside makes the namespace a small host to which everything is local: what comes in by a veth is delivered to
+// Envoy, whatever its destination, and what Envoy sends under another's address leaves by the veth of class keep.
+func buildInside(id ID, ipv6 bool) error {
+	if err := setSysctls(insideSysctls(ipv6)); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	for _, class := range Classes {
+		if err := linkInside(id, class, ipv6); err != nil {
+			return fmt.Errorf("link %s: %w", ClassName(class), err)
+		}
+	}
+	for i, f := range families {
+		if f.family == netlink.FAMILY_V6 && !ipv6 {
+			continue
+		}
+		if err := routesInside(id, i, lo); err != nil {
+			return err
+		}
+	}
+	return tableInside(id, ipv6)
+}
+
+// insideSysctls returns the namespace's settings. The ports from which Envoy connects lie below those of pods (32768 and
+// up), so that a connection under a pod's address never has the ports of one that the pod itself has open.
+func insideSysctls(ipv6 bool) [][2]string {
+	settings := [][2]string{
+		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/conf/all/accept_local", "1"},
+		{"ipv4/ip_local_port_range", "1024 32767"}, {"ipv4/tcp_tw_reuse", "1"}, {"core/somaxconn", "16384"},
+		// UDP listeners are bound to the Services' own ports, and Envoy has no right to low ones.
+		{"ipv4/ip_unprivileged_port_start", "0"},
+	}
+	for _, class := range Classes {
+		settings = append(settings, [2]string{"ipv4/conf/" + ClassName(class) + "/rp_filter", "0"})
+		if ipv6 {
+			settings = append(settings, [2]string{"ipv6/conf/" + ClassName(class) + "/accept_ra", "0"})
+		}
+	}
+	return settings
+}
+
+// linkInside configures the namespace's end of a class's veth.
+func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
+	link, err := netlink.LinkByName(ClassName(class))
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	v4, v6 := addresses(id, class)
+	host := hardwareAddr(id, class, hostEnd)
+	if err := connect(link, v4.proxy, v4.host, host); err != nil {
+		return err
+	}
+	if !ipv6 {
+		return nil
+	}
+	return connect(link, v6.proxy, v6.host, host)
+}
+
+// routesInside adds the policy routes of one family.
+func routesInside(id ID, family int, lo netlink.Link) error {
+	end := func(class frontendpb.Class) pair {
+		v4, v6 := addresses(id, class)
+		return [2]pair{v4, v6}[family]
+	}
+	f := families[family]
+	byMasq, byKeep := end(frontendpb.Class_MASQ), end(frontendpb.Class_KEEP)
+	masq, err := netlink.LinkByName(ClassName(frontendpb.Class_MASQ))
+	if err != nil {
+		return err
+	}
+	keep, err := netlink.LinkByName(ClassName(frontendpb.Class_KEEP))
+	if err != nil {
+		return err
+	}
+	for _, r := range []*netlink.Route{
+		{LinkIndex: masq.Attrs().Index, Dst: f.all, Gw: byMasq.host.AsSlice(), Src: byMasq.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: keep.Attrs().Index, Dst: f.all, Gw: byKeep.host.AsSlice(), Table: keepTable, Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: lo.Attrs().Index, Dst: f.all, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: localTable},
+	} {
+		r.Family = f.family
+		if err := netlink.RouteReplace(r); err != nil {
+			return fmt.Errorf("route in table %d: %w", r.Table, err)
+		}
+	}
+	return rulesInside(family)
+}
+
+// rulesInside adds the policy rules of one family.
+func rulesInside(family int) error {
+	source := [2]netip.Prefix{envoy.Masquerade4, envoy.Masquerade6}[family]
+	masqueraded := netlink.NewRule() // What Envoy sends on for a datagram of class masq. It is lo's because it starts here.
+	masqueraded.Src, masqueraded.IifName, masqueraded.Table, masqueraded.Priority = prefix(source), "lo", unix.RT_TABLE_MAIN, masqueradePref
+	foreign := netlink.NewRule()
+	foreign.Mark, foreign.Table, foreign.Priority = foreignSource, keepTable, foreignPref
+	rules := []*netlink.Rule{masqueraded, foreign}
+	for _, class := range Classes {
+		local := netlink.NewRule()
+		local.IifName, local.Table, local.Priority = ClassName(class), localTable, localPref
+		rules = append(rules, local)
+	}
+	for _, r := range rules {
+		r.Family = families[family].family
+		if err := netlink.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("rule %v: %w", r, err)
+		}
+	}
+	return nil
+}
+
+// tableInside hands every TCP connection to the listener of the class whose veth it came by, and marks what Envoy sends
+// under an address that is not the namespace's. No flag is matched: a connection that began with a SYN cookie has its
+// first packet without one. nft's tproxy finds the sockets of established connections by itself.
+func tableInside(id ID, ipv6 bool) error {
+	nft, err := knftables.New(knftables.InetFamily, "fairlead")
+	if err != nil {
+		return err
+	}
+	tx := nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	tx.Flush(&knftables.Table{})
+	tx.Add(&knftables.Chain{Name: "prerouting", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
+	tx.Add(&knftables.Chain{Name: "output", Type: knftables.PtrTo(knftables.RouteType), Hook: knftables.PtrTo(knftables.OutputHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
+	own4, own6 := []string{"127.0.0.0/8"}, []string{"::1", "fe80::/10"}
+	for _, class := range Classes {
+		v4, v6 := addresses(id, class)
+		own4, own6 = append(own4, v4.proxy.String()), append(own6, v6.proxy.String())
+		port := envoy.ListenerPort(class)
+		iif := `iifname "` + ClassName(class) + `"`
+		tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv4 meta l4proto tcp tproxy ip to", fmt.Sprintf("127.0.0.1:%d", port), "accept")})
+		if ipv6 {
+			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to", fmt.Sprintf("[::1]:%d", port), "accept")})
+		}
+	}
+	mark := fmt.Sprintf("meta mark set %d", foreignSource)
+	tx.Add(&knftables.Rule{Chain: "output", Rule: knftables.Concat("ip saddr != {", strings.Join(own4, ", "), "}", mark)})
+	tx.Add(&knftables.Rule{Chain: "output", Rule: knftables.Concat("ip6 saddr != {", strings.Join(own6, ", "), "}", mark)})
+	return nft.Run(context.Background(), tx)
+}

@@ -1,0 +1,43 @@
+package envoyns
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Watch sends to changed whenever a veth appeared or disappeared, as a generation's does when its Envoy has died and a pod's
+// with the pod, or a bridge is another than before, until ctx ends. changed needs room for one; what is already told is not told again.
+func Watch(ctx context.Context, changed chan<- struct{}) error {
+	updates := make(chan netlink.LinkUpdate)
+	lost := make(chan struct{}, 1)
+	options := netlink.LinkSubscribeOptions{ErrorCallback: func(error) { tell(lost) }}
+	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), options); err != nil {
+		return fmt.Errorf("watch links: %w", err)
+	}
+	for {
+		select {
+		case u, ok := <-updates:
+			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("watch links: the kernel ended the subscription")
+			}
+			if u.Type() == "veth" || u.Type() == "bridge" {
+				tell(changed)
+			}
+		case <-lost:
+			tell(changed)
+		}
+	}
+}
+
+// tell sends unless there is word waiting already.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,124 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead/fairlead/server/node/envoyns"
+)
+
+// podLinks returns the links of the calling thread's network namespace that lead to pods of this node, sorted: veths whose
+// other end is in another namespace, and bridges that have such veths. A link is none of them if it leads on to other
+// hosts: it has one of the node's addresses, a default route, or, being a veth, a subnet of its own. (The eth0 of a node
+// that is itself a container is such a veth, too.)
+func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
+	links, err := envoyns.Undisturbed(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	uplinks, err := defaultRoutes()
+	if err != nil {
+		return nil, err
+	}
+	bridges := map[int]bool{} // By index: one that a pod's veth is a port of.
+	var found []string
+	for _, l := range links {
+		a := l.Attrs()
+		if l.Type() != "veth" || a.NetNsID < 0 || envoyns.IsLink(a.Name) || uplinks[a.Index] {
+			continue
+		}
+		if a.MasterIndex != 0 {
+			bridges[a.MasterIndex] = true
+			continue
+		}
+		ownSubnet := func(p netip.Prefix) bool { return !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() }
+		if leads, err := hasAddress(l, ownSubnet); err != nil {
+			return nil, err
+		} else if !leads {
+			found = append(found, a.Name)
+		}
+	}
+	ofNode := func(p netip.Prefix) bool { return slices.Contains(nodeAddresses, p.Addr()) }
+	for _, l := range links {
+		if l.Type() != "bridge" || !bridges[l.Attrs().Index] || uplinks[l.Attrs().Index] {
+			continue
+		}
+		if leads, err := hasAddress(l, ofNode); err != nil {
+			return nil, err
+		} else if !leads {
+			found = append(found, l.Attrs().Name)
+		}
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// routesBy returns the destinations of the main table's routes that lead over any of the links, sorted.
+func routesBy(links []string) ([]netip.Prefix, error) {
+	var found []netip.Prefix
+	for _, name := range links {
+		link, err := netlink.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", name, err)
+		}
+		routes, err := envoyns.Undisturbed(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
+		if err != nil {
+			return nil, fmt.Errorf("routes by %s: %w", name, err)
+		}
+		for _, r := range routes {
+			if p, err := netip.ParsePrefix(r.Dst.String()); err == nil && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsMulticast() {
+				found = append(found, p)
+			}
+		}
+	}
+	slices.SortFunc(found, netip.Prefix.Compare)
+	return slices.Compact(found), nil
+}
+
+// hasAddress reports whether a link has an address for which is is true.
+func hasAddress(l netlink.Link, is func(netip.Prefix) bool) (bool, error) {
+	addresses, err := envoyns.Undisturbed(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+	if err != nil {
+		return false, fmt.Errorf("addresses of %s: %w", l.Attrs().Name, err)
+	}
+	return slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+		p, err := netip.ParsePrefix(a.IPNet.String())
+		return err == nil && is(p)
+	}), nil
+}
+
+// defaultRoutes returns the indexes of the links that have a default route in the main table.
+func defaultRoutes() (map[int]bool, error) {
+	routes, err := envoyns.Undisturbed(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	indexes := map[int]bool{}
+	for _, r := range routes {
+		if !isDefault(r.Dst) {
+			continue
+		}
+		indexes[r.LinkIndex] = true
+		for _, hop := range r.MultiPath {
+			indexes[hop.LinkIndex] = true
+		}
+	}
+	return indexes, nil
+}
+
+// isDefault reports whether a route's destination is everything.
+func isDefault(dst *net.IPNet) bool {
+	if dst == nil {
+		return true
+	}
+	ones, _ := dst.Mask.Size()
+	return ones == 0
+}

@@ -1,0 +1,170 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/node/dataplane"
+	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/server/node/upstream"
+	"github.com/fairlead/fairlead/server/ops/admin"
+	"github.com/fairlead/fairlead/server/ops/telemetry"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Status is what an agent knows of its node. It is immutable.
+type Status struct {
+	Node        string               `json:"node"`
+	Frontends   int                  `json:"frontends"`
+	Programmed  bool                 `json:"programmed"` // The kernel has what the control plane sent.
+	Error       string               `json:"error,omitempty"`
+	Generations []envoyns.ID         `json:"generations"`        // Living Envoys.
+	Current     envoyns.ID           `json:"current"`            // The one that gets new connections; 0: none.
+	Upstream    upstream.Status      `json:"upstream"`           // The stream from the control plane.
+	Envoys      []cache.StreamStatus `json:"envoys"`             // The streams to the Envoys.
+	Since       time.Time            `json:"since"`              // When this state was reached.
+	Problems    []model.Problem      `json:"problems,omitempty"` // Of the node itself with single objects.
+
+	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the kernel last took a change; zero: never.
+	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none does.
+
+	eligible bool     // Load balancers may send new connections to the node.
+	families []string // Of the node's addresses, as kube-proxy writes them.
+	healthy  bool     // The node is to get connections from load balancers.
+}
+
+// note makes the owner's state visible to others.
+func (o *owner) note(err error) {
+	s := &Status{
+		Node: o.config.Node, Frontends: len(o.node.frontends), Programmed: o.node.complete() && err == nil && !o.table.Dirty(),
+		Generations: o.generations.kernel().Live, Current: o.generations.current, Since: time.Now(),
+	}
+	switch {
+	case err == nil:
+		o.failing = time.Time{}
+	case o.failing.IsZero():
+		o.failing = time.Now()
+	}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	s.LastUpdated, s.eligible, s.families = o.updated, o.node.self != nil && !o.node.self.GetIneligible(), o.node.families()
+	if o.change != nil {
+		s.Pending = o.change.began
+	}
+	// As kube-proxy, a node is not given up for a change that it takes a while to carry out.
+	s.healthy = o.node.complete() && s.Current != 0 && (err == nil || time.Since(o.failing) < kernelPatience)
+	if old := o.status.Load(); old.same(s) {
+		s.Since = old.Since
+	}
+	o.status.Store(s)
+}
+
+// same reports whether two statuses are the same state: the kernel, the Envoys and what is wrong.
+func (s *Status) same(o *Status) bool {
+	return s.Frontends == o.Frontends && s.Programmed == o.Programmed && s.Error == o.Error && s.Current == o.Current &&
+		slices.Equal(s.Generations, o.Generations)
+}
+
+// Status returns the agent's present state. It may be called from any goroutine.
+func (a *Agent) Status() Status {
+	s := *a.owner.status.Load()
+	s.Upstream, s.Envoys, s.Problems = a.upstream.Status(), a.owner.cache.Status(), a.owner.checks.Problems()
+	return s
+}
+
+// ready returns why the node does not forward yet, or nil.
+func (a *Agent) ready() error {
+	switch s := a.owner.status.Load(); {
+	case s.Error != "":
+		return errors.New(s.Error)
+	case !s.Programmed:
+		return errors.New("nothing has been heard from a control plane, and no last good state is on disk")
+	case s.Current == 0:
+		return errors.New("no Envoy is ready: is fairlead proxy running on this node?")
+	default:
+		return nil
+	}
+}
+
+// serveAdmin answers for health, metrics and status until ctx ends.
+func (a *Agent) serveAdmin(ctx context.Context) error {
+	l, err := net.Listen("tcp", a.config.Admin)
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	metrics := a.config.Metrics
+	if metrics == nil {
+		metrics = http.NotFoundHandler()
+	}
+	return admin.Serve(ctx, l, admin.Config{
+		Metrics: metrics, Live: func() error { return nil }, Ready: a.ready, Status: func() any { return a.Status() }, Log: a.log,
+	})
+}
+
+// instruments are what the agent measures. Labels never name a Service.
+type instruments struct {
+	program metric.Float64Histogram
+	nacks   metric.Int64Counter
+}
+
+// newInstruments makes the instruments, those that are read when asked for included.
+func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
+	var errs []error
+	keep := func(err error) { errs = append(errs, err) }
+	i := &instruments{}
+	var err error
+	i.program, err = meter.Float64Histogram("fairlead.node.program.duration", metric.WithUnit("s"),
+		metric.WithDescription("From the arrival of a change on the node until the node forwards by it."),
+		metric.WithExplicitBucketBoundaries(telemetry.LatencyBuckets...))
+	keep(err)
+	i.nacks, err = meter.Int64Counter("fairlead.envoy.nacks", metric.WithDescription("Responses that an Envoy rejected."))
+	keep(err)
+	keep(observePackets(meter))
+	gauge := func(name, description string, read func(Status) int64) {
+		_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(read(a.Status()))
+			return nil
+		}))
+		keep(err)
+	}
+	gauge("fairlead.node.frontends", "Addresses and ports that the node forwards, refuses or drops.", func(s Status) int64 { return int64(s.Frontends) })
+	gauge("fairlead.node.envoys", "Envoys that are alive on the node.", func(s Status) int64 { return int64(len(s.Generations)) })
+	gauge("fairlead.node.programmed", "1 if the kernel has all that the control plane sent.", func(s Status) int64 { return number(s.Programmed) })
+	gauge("fairlead.upstream.connected", "1 if a control plane is connected.", func(s Status) int64 { return number(s.Upstream.Connected) })
+	return i, errors.Join(errs...)
+}
+
+// observePackets has the meter count what the kernel did not forward.
+func observePackets(meter metric.Meter) error {
+	counters, err := dataplane.NewCounters()
+	if err != nil {
+		return err
+	}
+	_, err = meter.Int64ObservableCounter("fairlead.node.unforwarded.packets",
+		metric.WithDescription("Packets to Services that were not forwarded, by why: refused (no endpoint), dropped (none on this node, as the Service's policy asks), no-envoy, out-of-range (of the Service's source ranges)."),
+		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
+			packets, err := counters.Read(ctx)
+			for reason, n := range packets {
+				o.Observe(int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+			}
+			return err
+		}))
+	return err
+}
+
+func number(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

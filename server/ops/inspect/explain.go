@@ -1,0 +1,82 @@
+package inspect
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/fairlead/fairlead/server/ops/explain"
+	"github.com/fairlead/fairlead/server/ops/offline"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// Question is a question about a Service.
+type Question struct {
+	Service string
+	Nodes   []string // None: all.
+	From    string   // An origin's name; empty: all.
+	Format  string   // One of Formats.
+
+	Manifests offline.Config // Whom to ask if it has paths: the manifests.
+	Admin     string         // Whom to ask otherwise: the control plane at this admin address.
+}
+
+// Formats are the forms of an answer.
+var Formats = []string{"text", "json"}
+
+// AnswerQuestion writes the answer.
+func AnswerQuestion(ctx context.Context, q Question, w io.Writer) error {
+	origins := []string{"", model.FromPod.String(), model.FromNode.String(), model.FromOutside.String()}
+	switch {
+	case !slices.Contains(origins, q.From):
+		return fmt.Errorf("origin %q: choose one of %q", q.From, origins[1:])
+	case !slices.Contains(Formats, q.Format):
+		return fmt.Errorf("format %q: choose one of %q", q.Format, Formats)
+	}
+	report, err := ask(ctx, q)
+	if err != nil {
+		return err
+	}
+	if q.Format == "text" {
+		_, err := io.WriteString(w, report.Text(q.From))
+		return err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(report)
+}
+
+// ask asks the manifests or the control plane.
+func ask(ctx context.Context, q Question) (explain.Report, error) {
+	if len(q.Manifests.Paths) == 0 {
+		return Explain(ctx, q.Admin, q.Service, q.Nodes)
+	}
+	key, err := model.ParseServiceKey(q.Service)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	world, err := offline.World(q.Manifests)
+	if err != nil {
+		return explain.Report{}, err
+	}
+	report, err := explain.New(world, key, q.Nodes)
+	if errors.Is(err, explain.ErrNoService) {
+		err = withUnread(err, world.Problems())
+	}
+	return report, err
+}
+
+// withUnread adds to an error what could not be read of the manifests, which may be what was asked about.
+func withUnread(err error, problems []model.Problem) error {
+	unread := slices.DeleteFunc(problems, func(p model.Problem) bool {
+		return p.Reason != model.Unreadable && p.Reason != model.InvalidObject && p.Reason != model.UnsupportedObject
+	})
+	if len(unread) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; parts of the manifests could not be read (%d), the first: %s: %s", err, len(unread), unread[0].Object, unread[0].Message)
+}

@@ -1,0 +1,199 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/fairlead/fairlead/translate/kube"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// catalog holds what each manifest describes. It belongs to one goroutine.
+type catalog struct {
+	files  map[string]*file
+	owners map[model.ObjectKey][]string // The files that describe an object, in order; the first one counts.
+}
+
+// file is a manifest as it was last read.
+type file struct {
+	info     fs.FileInfo // Nil if it could not be had.
+	objects  map[model.ObjectKey]model.Object
+	problems []model.Problem
+	state    fileState
+
+	passedOver string // The objects of kinds that nobody reads here.
+}
+
+type fileState int
+
+const (
+	whole  fileState = iota
+	broken           // Something in it could not be read.
+	empty            // Not even a comment: about to be written, in all likelihood.
+	absent           // There is no such file.
+)
+
+func newCatalog() *catalog {
+	return &catalog{files: map[string]*file{}, owners: map[model.ObjectKey][]string{}}
+}
+
+// stale reports whether a file may differ from what was read.
+func (c *catalog) stale(path string) bool {
+	known := c.files[path]
+	info, err := os.Stat(path)
+	if known == nil || err != nil {
+		return true
+	}
+	return !os.SameFile(info, known.info) || !info.ModTime().Equal(known.info.ModTime()) || info.Size() != known.info.Size()
+}
+
+// put replaces what is known of a file, and adds to changed the keys of the objects that may differ now and of the files
+// with which something else may be wrong now.
+func (c *catalog) put(path string, f *file, changed map[model.ObjectKey]bool) {
+	old := c.files[path]
+	if old == nil {
+		old = &file{}
+	}
+	if f.state == broken && old.objects != nil {
+		f.objects = old.objects
+	}
+	if f.state == empty && len(old.objects) > 0 {
+		f.objects = old.objects
+		f.problems = []model.Problem{{Object: path, Reason: model.Unreadable, Message: "the file is empty; remove it if its objects are meant to go"}}
+	}
+	if c.files[path] = f; f.state == absent {
+		delete(c.files, path)
+	}
+	for key := range old.objects {
+		c.mark(key, changed)
+		if _, still := f.objects[key]; !still {
+			c.disown(key, path)
+		}
+	}
+	for key := range f.objects {
+		c.own(key, path)
+		c.mark(key, changed)
+	}
+	if len(old.problems)+len(f.problems) > 0 {
+		changed[sourceKey(path)] = true
+	}
+}
+
+// mark notes that an object may differ. Files that describe it too are right or wrong to do so depending on the others.
+func (c *catalog) mark(key model.ObjectKey, changed map[model.ObjectKey]bool) {
+	changed[key] = true
+	if owners := c.owners[key]; len(owners) > 1 {
+		for _, owner := range owners {
+			changed[sourceKey(owner)] = true
+		}
+	}
+}
+
+func (c *catalog) own(key model.ObjectKey, path string) {
+	owners := c.owners[key]
+	if i, found := slices.BinarySearch(owners, path); !found {
+		c.owners[key] = slices.Insert(owners, i, path)
+	}
+}
+
+func (c *catalog) disown(key model.ObjectKey, path string) {
+	owners := slices.DeleteFunc(c.owners[key], func(owner string) bool { return owner == path })
+	if c.owners[key] = owners; len(owners) == 0 {
+		delete(c.owners, key)
+	}
+}
+
+// object returns what a key stands for now; the key alone if that is nothing.
+func (c *catalog) object(key model.ObjectKey) model.Object {
+	if key.Kind == KindSource {
+		return model.Object{Key: key, Problems: c.problems(key.Name)}
+	}
+	if owners := c.owners[key]; len(owners) > 0 {
+		return c.files[owners[0]].objects[key]
+	}
+	return model.Object{Key: key}
+}
+
+// problems returns what is wrong with a file, objects that another file describes included.
+func (c *catalog) problems(path string) []model.Problem {
+	f := c.files[path]
+	if f == nil {
+		return nil
+	}
+	problems := slices.Clone(f.problems)
+	for key := range f.objects {
+		if first := c.owners[key][0]; first != path {
+			problems = append(problems, model.Problem{
+				Object:  path,
+				Reason:  model.DuplicateObject,
+				Message: fmt.Sprintf("%s is described in %s already, which counts; remove one of the two", key, first),
+			})
+		}
+	}
+	return problems
+}
+
+// sourceKey is the key of what is wrong with a file.
+func sourceKey(path string) model.ObjectKey { return model.ObjectKey{Kind: KindSource, Name: path} }
+
+// readAll reads files on all cores, and returns them in the order of their paths.
+func readAll(paths []string, reader kube.Reader, seen time.Time) []*file {
+	files := make([]*file, len(paths))
+	each(len(paths), func(i int) { files[i] = readFile(paths[i], reader, seen) })
+	return files
+}
+
+// readFile reads one file.
+func readFile(path string, reader kube.Reader, seen time.Time) *file {
+	// Looked at before it is read: what is written in between makes it stale.
+	info, _ := os.Stat(path)
+	data, err := readManifest(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &file{state: absent}
+	case err != nil:
+		return &file{info: info, state: broken, problems: []model.Problem{{Object: path, Reason: model.Unreadable, Message: err.Error()}}}
+	case len(bytes.TrimSpace(data)) == 0:
+		return &file{info: info, state: empty}
+	}
+	f := parse(path, data, reader, seen)
+	f.info = info
+	return f
+}
+
+// parse reads the documents of one file.
+func parse(path string, data []byte, reader kube.Reader, seen time.Time) *file {
+	c := readDocuments(path, data)
+	objects := c.unique()
+	f := &file{objects: make(map[model.ObjectKey]model.Object, len(objects)), problems: c.problems, passedOver: c.passedOver.String()}
+	if slices.ContainsFunc(c.problems, func(p model.Problem) bool { return !harmless[p.Reason] }) {
+		f.state = broken
+	}
+	for _, found := range objects {
+		o := reader.Read(found.manifest, seen)
+		setChanged(&o, seen)
+		f.objects[o.Key] = o
+	}
+	return f
+}
+
+// harmless are the reasons that leave no doubt what the rest of a file says: it is not half written.
+var harmless = map[model.Reason]bool{model.DuplicateObject: true, model.InvalidField: true, model.UnsupportedObject: true}
+
+// setChanged dates an object to when its file was seen to have changed. Times within a manifest tell of an API server
+// that it was once read from.
+func setChanged(o *model.Object, seen time.Time) {
+	switch {
+	case o.Service != nil:
+		o.Service.Change.At = seen
+	case o.Slice != nil:
+		o.Slice.Change.At = seen
+	case o.Node != nil:
+		o.Node.Change.At = seen
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // podLinks returns the links of the calling thread's network namespace that lead to pods of this node, sorted: veths whose
@@ -56,6 +57,19 @@ func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
 	}
 	slices.Sort(found)
 	return found, nil
+}
+
+// podProblem returns that the node cannot tell its pods from outsiders, or nil. Nothing says it where the Node object names no
+// prefixes and no link leads to a pod, as with pods on ipvlan, macvlan or hardware links.
+func (n *node) podProblem() *model.Problem {
+	if n.self == nil || n.podsConfigured() || len(n.pods())+len(n.podLinks) > 0 {
+		return nil
+	}
+	return &model.Problem{
+		Object: "Node " + n.config.Node, Reason: model.UnknownPods,
+		Message: "spec.podCIDRs is empty and no link of the node leads to a pod (veths are seen by themselves), so pods count as outsiders:" +
+			" their source is masqueraded, and Local policies drop what they send; if pods run here, name them by --pod-cidr or --pod-interface",
+	}
 }
 
 // routesBy returns the destinations of the main table's routes that lead over any of the links, sorted.

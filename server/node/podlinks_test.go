@@ -2,11 +2,13 @@ package node
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // The links of pods are told from the node's way to others, which in the lab, as in kind, is a veth as well.
@@ -62,6 +64,31 @@ func TestPodLinks(t *testing.T) {
 		}
 		if want := test.routes(n, pod); !slices.Equal(routes, want) {
 			t.Errorf("node %s: pods are behind %v, want %v", n.Name, routes, want)
+		}
+	}
+}
+
+// A node says when nothing tells who is a pod, and only then.
+func TestPodProblem(t *testing.T) {
+	described := &frontendpb.Node{}
+	for _, test := range []struct {
+		name    string
+		config  Config
+		self    *frontendpb.Node
+		links   []string
+		problem bool
+	}{
+		{"the Node is not known yet", Config{}, nil, nil, false},
+		{"nothing tells", Config{}, described, nil, true},
+		{"a link of a pod", Config{}, described, []string{"veth1"}, false},
+		{"the Node's podCIDRs", Config{}, &frontendpb.Node{PodCidrs: []string{"10.1.0.0/24"}}, nil, false},
+		{"configured prefixes", Config{PodCIDRs: everything}, described, nil, false},
+		{"configured links", Config{PodInterfaces: []string{"ipvl"}}, described, nil, false},
+	} {
+		n := newNode(test.config, slog.New(slog.DiscardHandler))
+		n.self, n.podLinks = test.self, test.links
+		if p := n.podProblem(); (p != nil) != test.problem {
+			t.Errorf("%s: %v", test.name, p)
 		}
 	}
 }

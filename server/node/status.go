@@ -58,6 +58,12 @@ func (o *owner) note(err error) {
 		s.Error = err.Error()
 	}
 	s.LastUpdated, s.eligible, s.families = o.updated, o.node.self != nil && !o.node.self.GetIneligible(), o.node.families()
+	if p := o.node.podProblem(); p != nil {
+		s.Problems = append(s.Problems, *p)
+		if len(o.status.Load().Problems) == 0 {
+			o.log.Warn("pods may count as outsiders on this node", "problem", p.Message)
+		}
+	}
 	if o.change != nil {
 		s.Pending = o.change.began
 	}
@@ -78,7 +84,8 @@ func (s *Status) same(o *Status) bool {
 // Status returns the agent's present state. It may be called from any goroutine.
 func (a *Agent) Status() Status {
 	s := *a.owner.status.Load()
-	s.Upstream, s.Envoys, s.Problems = a.upstream.Status(), a.owner.cache.Status(), a.owner.checks.Problems()
+	s.Upstream, s.Envoys = a.upstream.Status(), a.owner.cache.Status()
+	s.Problems = slices.Concat(s.Problems, a.owner.checks.Problems())
 	return s
 }
 

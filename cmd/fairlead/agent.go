@@ -136,7 +136,7 @@ func runAgent(ctx context.Context, config node.Config) (err error) {
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead-agent"); err != nil {
 		return err
 	}
-	if config.Meters, config.Metrics, err = telemetry.Metrics(); err != nil {
+	if config.Meters, config.Metrics, err = telemetry.Metrics(build()); err != nil {
 		return err
 	}
 	a, err := node.New(config)

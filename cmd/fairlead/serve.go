@@ -111,7 +111,7 @@ func runServe(ctx context.Context, config controlplane.Config) (err error) {
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead"); err != nil {
 		return err
 	}
-	if config.Meters, config.Metrics, err = telemetry.Metrics(); err != nil {
+	if config.Meters, config.Metrics, err = telemetry.Metrics(build()); err != nil {
 		return err
 	}
 	s, err := controlplane.New(config)

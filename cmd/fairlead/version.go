@@ -23,10 +23,16 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// versionText returns the version, and which source and which Go made it. It is devel unless the build was given one,
-// or was one of a module's version (go install ...@v1.2.3).
+// versionText returns the version, and which source and which Go made it.
 func versionText() string {
-	name, commit := version, "unknown"
+	name, commit := build()
+	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", name, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// build returns the version and the commit. The version is devel unless the build was given one, or was one of a module's
+// version (go install ...@v1.2.3).
+func build() (name, commit string) {
+	name, commit = version, "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if name == "" && info.Main.Version != "(devel)" {
 			name = info.Main.Version
@@ -38,7 +44,7 @@ func versionText() string {
 	if name == "" {
 		name = "devel"
 	}
-	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", name, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return name, commit
 }
 
 // commitOf returns the commit that a build was made from, marked if files had changed since; nothing if the build had no

@@ -41,7 +41,7 @@ type controlPlane struct {
 // startServer runs a control plane with a source until the test ends.
 func startServer(t testing.TB, source Source) *controlPlane {
 	t.Helper()
-	meters, metrics, err := telemetry.Metrics()
+	meters, metrics, err := telemetry.Metrics("v1.2.3", "abc")
 	if err != nil {
 		t.Fatal(err)
 	}

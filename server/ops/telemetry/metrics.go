@@ -3,6 +3,7 @@ package telemetry
 import (
 	"fmt"
 	"net/http"
+	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -13,16 +14,28 @@ import (
 )
 
 // Metrics returns a provider of meters, and the handler that shows in the Prometheus format what they measured, with
-// what Go and the kernel say about the process. An instrument fairlead.publish.duration in s is shown as
+// what Go and the kernel say about the process, and fairlead_build_info, which is always 1 and has the version, the commit
+// (revision) and the Go version of the program as labels. An instrument fairlead.publish.duration in s is shown as
 // fairlead_publish_duration_seconds.
-func Metrics() (metric.MeterProvider, http.Handler, error) {
+func Metrics(version, revision string) (metric.MeterProvider, http.Handler, error) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(version, revision))
 	exporter, err := otelprom.New(otelprom.WithRegisterer(registry), otelprom.WithoutScopeInfo(), otelprom.WithoutTargetInfo())
 	if err != nil {
 		return nil, nil, fmt.Errorf("export metrics: %w", err)
 	}
 	return sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)), promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), nil
+}
+
+// buildInfo says which program is measured: joined with any other metric, it tells a change of that from a change of version.
+func buildInfo(version, revision string) prometheus.Collector {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "fairlead_build_info",
+		Help:        "Always 1; the version, commit and Go version of the program are labels.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	return build
 }
 
 // LatencyBuckets are histogram bounds in s for what takes between 1 ms and a minute. kube-proxy's begin at 250 ms, where

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -146,7 +147,7 @@ func TestTracesOnlyIfAsked(t *testing.T) {
 }
 
 func TestMetricsAreShownUnderPrometheusNames(t *testing.T) {
-	provider, handler, err := Metrics()
+	provider, handler, err := Metrics("v1.2.3", "abc")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +160,10 @@ func TestMetricsAreShownUnderPrometheusNames(t *testing.T) {
 
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	for _, want := range []string{`fairlead_test_duration_seconds_bucket{le="0.005"} 1`, `fairlead_test_duration_seconds_bucket{le="0.003"} 0`, "process_resident_memory_bytes", "go_goroutines"} {
+	for _, want := range []string{
+		`fairlead_test_duration_seconds_bucket{le="0.005"} 1`, `fairlead_test_duration_seconds_bucket{le="0.003"} 0`, "process_resident_memory_bytes", "go_goroutines",
+		`fairlead_build_info{goversion="` + runtime.Version() + `",revision="abc",version="v1.2.3"} 1`,
+	} {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("no %s in:\n%s", want, w.Body)
 		}

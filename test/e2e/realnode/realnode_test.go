@@ -47,9 +47,9 @@ func TestOneNode(t *testing.T) {
 var shortSpecs = []string{
 	`Services should serve a basic endpoint from pods`, `Services should serve multiport endpoints from pods`, `Services should be updated after adding or deleting ports`,
 	`Services should be able to change the type from`, `Services should be able to create a functioning NodePort service`, `Services should be able to up and down services`,
-	`Services should preserve source pod IP for traffic thru service cluster IP \[`, `Services should allow pods to hairpin back to themselves through services`,
+	`Services should allow pods to hairpin back to themselves through services`,
 	`Services should have session affinity work for service with type clusterIP \[`, `Services should serve endpoints on same port and different protocol`,
-	`Services should be rejected when no endpoints exist`, `Services should create endpoints for unready pods`, `Services should fail health check node port`,
+	`Services should be rejected when no endpoints exist`, `Services should create endpoints for unready pods`,
 	`DNS should provide DNS for services`, `DNS should provide DNS for the cluster`, `DNS should provide DNS for ExternalName services`,
 	`EndpointSlice should create Endpoints and EndpointSlices for Pods matching a Service`, `API Server should provide secure master service`,
 }

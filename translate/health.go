@@ -2,6 +2,7 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
@@ -10,7 +11,8 @@ import (
 // endpoint with several ports is one, and one that is draining is none, although connections may still go to it.
 type readiness map[model.Family]map[string]int
 
-// surveyReadiness counts the ready addresses of a Service; nil if nobody asks for them.
+// surveyReadiness counts the ready addresses of a Service; nil if nobody asks for them. An address that several slices hold is
+// ready if the one is that connections go by, as gather decides.
 func surveyReadiness(s *model.Service, sorted []*model.EndpointSlice) readiness {
 	if s.HealthCheckNodePort == 0 {
 		return nil
@@ -20,20 +22,31 @@ func surveyReadiness(s *model.Service, sorted []*model.EndpointSlice) readiness 
 		node    string
 		address netip.Addr
 	}
-	seen := map[place]bool{}
-	for _, slice := range sorted {
-		if len(slice.Ports) == 0 {
-			continue // Nothing of it can be connected to.
-		}
-		for i := range slice.Endpoints {
-			e := &slice.Endpoints[i]
-			if at := (place{e.Node, e.Address}); e.Ready && e.Node != "" && !seen[at] {
-				seen[at] = true
-				counts[slice.Family][e.Node]++
+	for _, family := range families {
+		seen := map[place]bool{}
+		for _, port := range portsOf(sorted) {
+			for _, c := range gather(sorted, port, family) {
+				if at := (place{c.endpoint.Node, c.endpoint.Address}); c.ready() && at.node != "" && !seen[at] {
+					seen[at] = true
+					counts[family][at.node]++
+				}
 			}
 		}
 	}
 	return counts
+}
+
+// portsOf returns the ports that slices have, each name and protocol once: those that the Service lacks count too.
+func portsOf(sorted []*model.EndpointSlice) []model.Port {
+	var all []model.Port
+	for _, slice := range sorted {
+		for _, p := range slice.Ports {
+			if port := (model.Port{Name: p.Name, Protocol: p.Protocol}); !slices.Contains(all, port) {
+				all = append(all, port)
+			}
+		}
+	}
+	return all
 }
 
 // holds reports whether a node's count differs from that of a node without endpoints.

@@ -34,11 +34,16 @@ demo: setup build ## Two nodes on this machine, with traffic, changes and Envoy 
 	@$(with_envoy) bin/fairlead demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: setup ## Every test but e2e: units, scenarios, protocol, packets through real Envoys, a proxyless client
+test: setup ## Every test but e2e: units, scenarios, kube-proxy's decisions, protocol, packets through real Envoys, a proxyless client
 	@[ -n "$(race)" ] || echo 'no C compiler: testing without the race detector'
 	go test $(race) $(fast_tests)
 	$(with_envoy) go test -count=1 ./test/node/... ./test/arch/...
 	$(with_envoy) go -C test/clients test -count=1 ./...
+	@$(MAKE) --no-print-directory parity
+
+.PHONY: parity
+parity: ## Random clusters against kube-proxy's own decisions (PARITY_FLAGS='-routes 5000000': more of them)
+	go -C test/parity test -count=1 -timeout=0 -v ./... $(PARITY_FLAGS)
 
 .PHONY: clients
 clients: setup ## gRPC programs in Go, Python, Java and Node.js that balance without a proxy; needs mvn and npm

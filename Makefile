@@ -42,7 +42,7 @@ test: setup ## Every test but e2e: units, scenarios, kube-proxy's decisions, pro
 	@$(MAKE) --no-print-directory parity
 
 .PHONY: parity
-parity: ## Random clusters against kube-proxy's own decisions (PARITY_FLAGS='-routes 5000000': more of them)
+parity: setup ## Random clusters against kube-proxy's own decisions (PARITY_FLAGS='-seed 0 -routes 5000000': others, and more)
 	go -C test/parity test -count=1 -timeout=0 -v ./... $(PARITY_FLAGS)
 
 .PHONY: clients

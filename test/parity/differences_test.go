@@ -39,8 +39,8 @@ var differences = []difference{
 // elsewhere are the rows that are not about what happens to a connection, and where else they are proven.
 var elsewhere = map[string]string{
 	"endpoints beyond 65,536":                             "a test of translate",
-	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/agent/kernel",
-	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/agent/kernel",
+	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/node/dataplane",
+	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/node/dataplane",
 	"`healthCheckNodePort` while no Envoy":                "test/node",
 	"unallocated addresses of the Service range":          "not yet there",
 }
@@ -192,10 +192,11 @@ func hasPort(s *corev1.Service, port uint16, protocol string) bool {
 	})
 }
 
-// localPolicy reports whether the Service of an external IP has externalTrafficPolicy Local.
+// localPolicy reports whether the Service of an external IP has externalTrafficPolicy Local. It is one with a cluster IP of that family.
 func (c *cluster) localPolicy(p probe) bool {
-	return slices.ContainsFunc(c.proxied(), func(s *corev1.Service) bool {
+	return slices.ContainsFunc(c.forwarded(), func(s *corev1.Service) bool {
 		return s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && hasPort(s, p.port, p.protocol) &&
+			clusterIPOf(s, familyOf(p.address)).IsValid() &&
 			slices.ContainsFunc(s.Spec.ExternalIPs, func(text string) bool { a, ok := readable(text); return ok && a == p.address })
 	})
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// fixed is a unit with one resource, the same for all views.
+// fixed is a contribution with one resource, the same for all views.
 type fixed struct{ cache.Resource }
 
 func (u fixed) Variant(model.View) string         { return "" }
@@ -98,14 +98,14 @@ func BenchmarkChange(b *testing.B) {
 
 func benchmarkChange(b *testing.B, streams, names int, wildcard bool) {
 	c := cache.New(cache.Config{})
-	units, all := map[string]cache.Unit{}, []string{}
+	units, all := map[string]cache.Contribution{}, []string{}
 	for i := range names {
 		name := "default/service-" + strconv.Itoa(i) + ":http/TCP"
 		units[name] = assignment(b, name, 1)
 		all = append(all, name)
 	}
 	changing := all[0]
-	c.Publish(cache.Update{Units: units})
+	c.Publish(cache.Update{Contributions: units})
 	if wildcard {
 		all = []string{"*"}
 	}
@@ -118,7 +118,7 @@ func benchmarkChange(b *testing.B, streams, names int, wildcard bool) {
 	b.ReportAllocs()
 	for b.Loop() {
 		factor++
-		c.Publish(cache.Update{Units: map[string]cache.Unit{changing: assignment(b, changing, factor)}})
+		c.Publish(cache.Update{Contributions: map[string]cache.Contribution{changing: assignment(b, changing, factor)}})
 		for _, n := range clients {
 			n.exchange()
 		}
@@ -129,12 +129,12 @@ func benchmarkChange(b *testing.B, streams, names int, wildcard bool) {
 // BenchmarkFirstResponse is a client that subscribes to 10,000 resources, all but gRPC.
 func BenchmarkFirstResponse(b *testing.B) {
 	c := cache.New(cache.Config{})
-	units := map[string]cache.Unit{}
+	units := map[string]cache.Contribution{}
 	for i := range 10000 {
 		name := "default/service-" + strconv.Itoa(i) + ":http/TCP"
 		units[name] = assignment(b, name, 1)
 	}
-	c.Publish(cache.Update{Units: units})
+	c.Publish(cache.Update{Contributions: units})
 	b.ReportAllocs()
 	for b.Loop() {
 		n := subscribe(b, c, "node", []string{"*"})

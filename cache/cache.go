@@ -1,6 +1,6 @@
 // Package cache remembers what clients were sent.
 //
-// In come Units: what each Service contributes, by variant; and Views: what may differ between nodes. Out go xDS
+// In come Contributions: what each Service contributes, by variant; and Views: what may differ between nodes. Out go xDS
 // responses, delta and state of the world, through go-control-plane's server: a [Stream] is its ConfigWatcher for one
 // client, the [Cache] its ConfigFetcher. The package never decides what a resource contains, never looks into one
 // (except for the assignment that a cluster refers to), does no I/O and does not know what time it is.
@@ -16,10 +16,10 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Unit is what one Service contributes. It is immutable. Its methods are called while the cache is locked: they must
+// Contribution is what one Service contributes. It is immutable. Its methods are called while the cache is locked: they must
 // not call the cache.
-type Unit interface {
-	// Variant returns the part of a view that matters to this unit, "" when all nodes see the same. Views that get the
+type Contribution interface {
+	// Variant returns the part of a view that matters to this contribution, "" when all nodes see the same. Views that get the
 	// same resources should have the same variant, for resources are rendered and kept once per variant.
 	Variant(model.View) string
 	// Resources returns the resources of a variant, in any order. The caller does not alter them.
@@ -28,9 +28,9 @@ type Unit interface {
 
 // Update is a set of changes that become visible together.
 type Update struct {
-	Units       map[string]Unit        // By ID, such as the Service's key. Nil removes.
-	Views       map[string]*model.View // By View.Node. Nil removes. A client on none of these sees View{its node, its locality's zone}.
-	Traceparent string                 // W3C trace context that goes with the resources that the update changes; may be empty.
+	Contributions map[string]Contribution // By ID, such as the Service's key. Nil removes.
+	Views         map[string]*model.View  // By View.Node. Nil removes. A client on none of these sees View{its node, its locality's zone}.
+	Traceparent   string                  // W3C trace context that goes with the resources that the update changes; may be empty.
 }
 
 // Observer is told what clients make of responses. Its methods are called without a lock held, on the goroutine of the
@@ -48,12 +48,12 @@ type Config struct {
 	Observer Observer // May be nil.
 
 	// Derive returns the resource that follows from its name alone, always the same. It is asked about names that no
-	// unit has, and only for clients that subscribe to them one by one: those that subscribe to everything get what units
-	// contribute. It is called while the cache is locked. May be nil.
+	// contribution has, and only for clients that subscribe to them one by one: those that subscribe to everything get what contributions
+	// hold. It is called while the cache is locked. May be nil.
 	Derive func(typeURL, name string) (Resource, bool)
 }
 
-// Cache holds the units and what every stream was sent. It is safe for concurrent use.
+// Cache holds the contributions and what every stream was sent. It is safe for concurrent use.
 //
 // One mutex guards all of it, the state of the streams included. What is done under it for one stream is short: it
 // never marshals, except when a variant is rendered for the first time, and it never waits. Responses are handed to
@@ -63,16 +63,16 @@ type Cache struct {
 	observer Observer
 	derive   func(typeURL, name string) (Resource, bool)
 
-	mu      sync.Mutex
-	seq     uint64 // Publishes so far.
-	system  string // The same in writing.
-	units   map[string]*unit
-	owners  map[resourceName][]*unit        // Which units have a resource of the name in some variant, by unit ID.
-	views   map[string]model.View           // By node, as published.
-	viewers map[model.View]*viewer          // The views of connected clients.
-	nodes   map[string]map[*Stream]struct{} // The streams of each node.id.
-	touched []*Stream                       // Streams that the present publish may concern; scratch.
-	marks   []mark                          // What viewers lose and gain by the present change of a unit; scratch.
+	mu           sync.Mutex
+	seq          uint64 // Publishes so far.
+	system       string // The same in writing.
+	slots        map[string]*slot
+	holders      map[resourceName][]*slot        // Which contributions have a resource of the name in some variant, by contribution ID.
+	views        map[string]model.View           // By node, as published.
+	viewers      map[model.View]*viewer          // The views of connected clients.
+	nodes        map[string]map[*Stream]struct{} // The streams of each node.id.
+	touched      []*Stream                       // Streams that the present publish may concern; scratch.
+	viewerDeltas []viewerDelta                   // What viewers lose and gain by the present change of a contribution; scratch.
 }
 
 // New returns an empty cache. It answers nothing before the first Publish.
@@ -80,8 +80,8 @@ func New(cfg Config) *Cache {
 	return &Cache{
 		observer: cfg.Observer,
 		derive:   cfg.Derive,
-		units:    map[string]*unit{},
-		owners:   map[resourceName][]*unit{},
+		slots:    map[string]*slot{},
+		holders:  map[resourceName][]*slot{},
 		views:    map[string]model.View{},
 		viewers:  map[model.View]*viewer{},
 		nodes:    map[string]map[*Stream]struct{}{},
@@ -96,7 +96,7 @@ func (c *Cache) Publish(u Update) (seq uint64) {
 	c.seq++
 	c.system = strconv.FormatUint(c.seq, 10)
 	trace := traceMetadata(u.Traceparent)
-	for id, source := range u.Units {
+	for id, source := range u.Contributions {
 		c.replace(id, source, trace)
 	}
 	for node, view := range u.Views {
@@ -118,18 +118,18 @@ func (c *Cache) Publish(u Update) (seq uint64) {
 	return c.seq
 }
 
-// mark is what one viewer has to be told about.
-type mark struct {
-	viewer  *viewer
-	changes []change
+// viewerDelta is what one viewer has to be told about.
+type viewerDelta struct {
+	viewer *viewer
+	deltas []delta
 }
 
-// replace puts another unit in the place of id, or none, and notes what that changes for each stream.
-func (c *Cache) replace(id string, source Unit, trace *corepb.Metadata) {
-	old := c.units[id]
-	var next *unit
+// replace puts another contribution in the place of id, or none, and notes what that changes for each stream.
+func (c *Cache) replace(id string, source Contribution, trace *corepb.Metadata) {
+	old := c.slots[id]
+	var next *slot
 	if source != nil {
-		next = &unit{id: id, source: source, variants: map[string]*variant{}}
+		next = &slot{id: id, contribution: source, variants: map[string]*variant{}}
 		for view := range c.viewers {
 			next.acquire(view, old, trace)
 		}
@@ -138,29 +138,29 @@ func (c *Cache) replace(id string, source Unit, trace *corepb.Metadata) {
 		return
 	}
 
-	// What a viewer had is known only before the owners of the names change, what it has only afterwards.
+	// What a viewer had is known only before the holders of the names change, what it has only afterwards.
 	marks := c.compare(old, next)
-	c.disown(old)
-	c.own(next)
+	c.drop(old)
+	c.hold(next)
 	if next == nil {
-		delete(c.units, id)
+		delete(c.slots, id)
 	} else {
-		c.units[id] = next
+		c.slots[id] = next
 	}
 	for i, m := range marks {
 		for s := range m.viewer.streams {
-			s.note(m.changes)
+			s.note(m.deltas)
 		}
-		marks[i] = mark{}
+		marks[i] = viewerDelta{}
 	}
-	c.marks = marks[:0]
+	c.viewerDeltas = marks[:0]
 }
 
 // compare returns what changes for each viewer when next replaces old. Viewers with the same variants share the work
 // and the result.
-func (c *Cache) compare(old, next *unit) []mark {
+func (c *Cache) compare(old, next *slot) []viewerDelta {
 	type variants struct{ old, next *variant }
-	known := map[variants][]change{}
+	known := map[variants][]delta{}
 	for view, w := range c.viewers {
 		key := variants{old.of(view), next.of(view)}
 		changes, ok := known[key]
@@ -169,10 +169,10 @@ func (c *Cache) compare(old, next *unit) []mark {
 			known[key] = changes
 		}
 		if len(changes) > 0 {
-			c.marks = append(c.marks, mark{w, c.asSeen(view, changes)})
+			c.viewerDeltas = append(c.viewerDeltas, viewerDelta{w, c.asSeen(view, changes)})
 		}
 	}
-	return c.marks
+	return c.viewerDeltas
 }
 
 // traceMetadata wraps a W3C trace context in the metadata that delta responses carry beside a resource.

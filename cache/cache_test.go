@@ -20,7 +20,7 @@ import (
 
 // The protocol is proven in test/ads, and the whole under random changes by TestWalk. Here is what those do not show.
 
-// counting is a unit that differs between zones and counts how often each variant is rendered.
+// counting is a contribution that differs between zones and counts how often each variant is rendered.
 type counting struct {
 	fixed
 	rendered map[string]int
@@ -60,7 +60,7 @@ func body(t *testing.T, responses chan gcpcache.DeltaResponse) []byte {
 func TestVariantsAreRenderedOnce(t *testing.T) {
 	c := cache.New(cache.Config{})
 	u := counting{assignment(t, "default/web:http/TCP", 1), map[string]int{}}
-	c.Publish(cache.Update{Units: map[string]cache.Unit{"default/web": u}})
+	c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"default/web": u}})
 	want := map[string]int{}
 	check := func(when string) {
 		t.Helper()
@@ -97,7 +97,7 @@ func TestSotwResponseIsDropped(t *testing.T) {
 	c := cache.New(cache.Config{})
 	names := []string{"default/web:http/TCP"}
 	publish := func(factor int) {
-		c.Publish(cache.Update{Units: map[string]cache.Unit{"default/web": assignment(t, names[0], factor)}})
+		c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"default/web": assignment(t, names[0], factor)}})
 	}
 	publish(1)
 	stream, responses := c.OpenStream(), make(chan gcpcache.Response, 10)

@@ -178,7 +178,7 @@ func (s *Stream) find(typeURL string) *subscription {
 }
 
 // note remembers changes of what the stream's view sees, as far as the client subscribes to it, for the next flush.
-func (s *Stream) note(changes []change) {
+func (s *Stream) note(changes []delta) {
 	for _, ch := range changes {
 		t := s.find(ch.typeURL)
 		if t == nil || !t.follows(ch.name) {

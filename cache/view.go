@@ -24,15 +24,15 @@ func (c *Cache) viewOf(node, zone string) model.View {
 }
 
 // useView makes sure that the variants that a view needs are rendered, until leaveView. It takes time in proportion to
-// the units for the first user of a view, and none for others.
+// the contributions for the first user of a view, and none for others.
 func (c *Cache) useView(view model.View) *viewer {
 	w := c.viewers[view]
 	if w == nil {
 		w = &viewer{streams: map[*Stream]struct{}{}}
 		c.viewers[view] = w
-		for _, u := range c.units {
+		for _, u := range c.slots {
 			if v := u.acquire(view, nil, nil); v != nil {
-				c.ownVariant(u, v)
+				c.holdVariant(u, v)
 			}
 		}
 	}
@@ -48,7 +48,7 @@ func (c *Cache) leaveView(view model.View) {
 		return
 	}
 	delete(c.viewers, view)
-	for _, u := range c.units {
+	for _, u := range c.slots {
 		u.release(view)
 	}
 }
@@ -81,7 +81,7 @@ func (s *Stream) move(view model.View) {
 	w := c.useView(view)
 	w.streams[s] = struct{}{}
 	s.view = view
-	for _, u := range c.units {
+	for _, u := range c.slots {
 		old, next := u.of(before), u.of(view)
 		if old != next {
 			s.note(c.asSeen(before, c.diff(u, old, next)))

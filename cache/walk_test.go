@@ -37,13 +37,13 @@ func TestWalk(t *testing.T) {
 // world is what is published.
 type world struct {
 	t     *testing.T
-	units map[string]cache.Unit
+	units map[string]cache.Contribution
 	views map[string]*model.View
 }
 
 func walk(t *testing.T, random *rand.Rand) {
 	c := cache.New(cache.Config{})
-	w := world{t: t, units: map[string]cache.Unit{}, views: map[string]*model.View{}}
+	w := world{t: t, units: map[string]cache.Contribution{}, views: map[string]*model.View{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var clients []*walkClient
 	defer func() {
@@ -75,17 +75,17 @@ func walk(t *testing.T, random *rand.Rand) {
 
 // change changes the world at random, and returns what to publish.
 func (w *world) change(random *rand.Rand) cache.Update {
-	update := cache.Update{Units: map[string]cache.Unit{}, Views: map[string]*model.View{}}
+	update := cache.Update{Contributions: map[string]cache.Contribution{}, Views: map[string]*model.View{}}
 	for range 1 + random.IntN(3) {
 		number := random.IntN(8)
 		id := fmt.Sprint("service-", number)
 		if random.IntN(4) == 0 {
-			update.Units[id] = nil
+			update.Contributions[id] = nil
 			delete(w.units, id)
 			continue
 		}
 		u := walkUnit{t: w.t, number: number, addresses: random.IntN(4), content: random.IntN(3), zoned: random.IntN(2) == 0, only: random.IntN(5) == 0}
-		update.Units[id], w.units[id] = u, u
+		update.Contributions[id], w.units[id] = u, u
 	}
 	if random.IntN(5) == 0 {
 		node := fmt.Sprint("n", random.IntN(6))

@@ -33,23 +33,23 @@ func (c claim) compare(o claim) int {
 	return cmp.Or(c.address.Compare(o.address), cmp.Compare(c.port, o.port), cmp.Compare(c.protocol, o.protocol), cmp.Compare(c.family, o.family))
 }
 
-// wish is one frontend that a Service would like to have.
-type wish struct {
+// frontendSpec is one frontend that a Service would like to have.
+type frontendSpec struct {
 	claim
 	kind model.Kind
 	port int // Index in Service.Ports.
 }
 
-// wishes returns the frontends that a Service asks for, each claim once, in order of kind, then port. A family that the
+// frontendSpecs returns the frontends that a Service asks for, each claim once, in order of kind, then port. A family that the
 // Service has no cluster IP of has no frontends of any kind, as in kube-proxy.
-func wishes(s *model.Service) []wish {
-	var all []wish
+func frontendSpecs(s *model.Service) []frontendSpec {
+	var all []frontendSpec
 	seen := map[claim]bool{}
 	add := func(kind model.Kind, address netip.Addr, family model.Family, i int, number uint16) {
 		c := claim{address, family, number, s.Ports[i].Protocol}
 		if !seen[c] {
 			seen[c] = true
-			all = append(all, wish{c, kind, i})
+			all = append(all, frontendSpec{c, kind, i})
 		}
 	}
 	addresses := func(kind model.Kind, of []netip.Addr) {
@@ -82,8 +82,8 @@ func hasFamily(s *model.Service, family model.Family) bool {
 	return slices.ContainsFunc(s.ClusterIPs, func(a netip.Addr) bool { return model.FamilyOf(a) == family })
 }
 
-// claimant is a Service that wants a claim.
-type claimant struct {
+// contender is a Service that wants a claim.
+type contender struct {
 	service model.ServiceKey
 	kind    model.Kind
 	created time.Time
@@ -93,26 +93,26 @@ type claimant struct {
 // it out once; an external IP can be written by whoever may write Services.
 var kindOrder = map[model.Kind]int{model.ClusterIP: 0, model.LoadBalancer: 1, model.ExternalIP: 2, model.NodePort: 3}
 
-// compare orders claimants by their right to a claim: by kind, then age, then name.
-func (c claimant) compare(o claimant) int {
+// compare orders contenders by their right to a claim: by kind, then age, then name.
+func (c contender) compare(o contender) int {
 	return cmp.Or(cmp.Compare(kindOrder[c.kind], kindOrder[o.kind]), c.created.Compare(o.created), c.service.Compare(o.service))
 }
 
-// registry knows which Services want which claims. The first of a claim's claimants has it.
+// registry knows which Services contend for which claims. The first of a claim's contenders has it.
 type registry struct {
-	claimants map[claim][]claimant // Never empty, in order of right.
-	contested map[claim]bool       // Those with more than one.
+	contenders map[claim][]contender // Never empty, in order of right.
+	contested  map[claim]bool        // Those with more than one.
 }
 
 // newRegistry returns a registry without claims.
 func newRegistry() registry {
-	return registry{claimants: map[claim][]claimant{}, contested: map[claim]bool{}}
+	return registry{contenders: map[claim][]contender{}, contested: map[claim]bool{}}
 }
 
-// replace exchanges the wishes of one Service (either may be nil) and calls touched with every other Service that may
+// replace exchanges the specs of one Service (either may be nil) and calls touched with every other Service that may
 // have won or lost a claim by it.
 func (r *registry) replace(before, after *model.Service, touched func(model.ServiceKey)) {
-	old, fresh := claimantsOf(before), claimantsOf(after)
+	old, fresh := contendersOf(before), contendersOf(after)
 	for c, by := range old {
 		if fresh[c] != by {
 			r.remove(c, by, touched)
@@ -125,41 +125,41 @@ func (r *registry) replace(before, after *model.Service, touched func(model.Serv
 	}
 }
 
-// claimantsOf returns a Service as a claimant of each of its claims.
-func claimantsOf(s *model.Service) map[claim]claimant {
+// contendersOf returns a Service as a contender for each of its claims.
+func contendersOf(s *model.Service) map[claim]contender {
 	if s == nil {
 		return nil
 	}
-	all := map[claim]claimant{}
-	for _, w := range wishes(s) {
-		all[w.claim] = claimant{s.Key, w.kind, s.Created}
+	all := map[claim]contender{}
+	for _, w := range frontendSpecs(s) {
+		all[w.claim] = contender{s.Key, w.kind, s.Created}
 	}
 	return all
 }
 
-func (r *registry) add(c claim, by claimant, touched func(model.ServiceKey)) {
-	others := r.claimants[c]
+func (r *registry) add(c claim, by contender, touched func(model.ServiceKey)) {
+	others := r.contenders[c]
 	for _, o := range others {
 		touched(o.service)
 	}
-	at, _ := slices.BinarySearchFunc(others, by, claimant.compare)
-	r.claimants[c] = slices.Insert(others, at, by)
-	r.note(c)
+	at, _ := slices.BinarySearchFunc(others, by, contender.compare)
+	r.contenders[c] = slices.Insert(others, at, by)
+	r.updateContested(c)
 }
 
-func (r *registry) remove(c claim, by claimant, touched func(model.ServiceKey)) {
-	r.claimants[c] = slices.DeleteFunc(r.claimants[c], func(o claimant) bool { return o == by })
-	for _, o := range r.claimants[c] {
+func (r *registry) remove(c claim, by contender, touched func(model.ServiceKey)) {
+	r.contenders[c] = slices.DeleteFunc(r.contenders[c], func(o contender) bool { return o == by })
+	for _, o := range r.contenders[c] {
 		touched(o.service)
 	}
-	r.note(c)
+	r.updateContested(c)
 }
 
-// note keeps the registry's invariants for a claim whose claimants changed.
-func (r *registry) note(c claim) {
-	switch len(r.claimants[c]) {
+// updateContested keeps the registry's invariants for a claim whose contenders changed.
+func (r *registry) updateContested(c claim) {
+	switch len(r.contenders[c]) {
 	case 0:
-		delete(r.claimants, c)
+		delete(r.contenders, c)
 		delete(r.contested, c)
 	case 1:
 		delete(r.contested, c)
@@ -169,16 +169,16 @@ func (r *registry) note(c claim) {
 }
 
 // granted returns the frontends that a Service gets.
-func (r *registry) granted(s *model.Service) []wish {
-	return slices.DeleteFunc(wishes(s), func(w wish) bool { return r.claimants[w.claim][0].service != s.Key })
+func (r *registry) granted(s *model.Service) []frontendSpec {
+	return slices.DeleteFunc(frontendSpecs(s), func(w frontendSpec) bool { return r.contenders[w.claim][0].service != s.Key })
 }
 
 // problems returns a Problem for each claim that a Service did not get.
 func (r *registry) problems() []model.Problem {
 	var all []model.Problem
 	for c := range r.contested {
-		winner := r.claimants[c][0]
-		for _, loser := range r.claimants[c][1:] {
+		winner := r.contenders[c][0]
+		for _, loser := range r.contenders[c][1:] {
 			all = append(all, model.Problem{
 				Object: object(loser.service),
 				Reason: model.DuplicateFrontend,

@@ -28,7 +28,7 @@ type pool struct {
 	id         model.ServicePort
 	family     model.Family
 	candidates []candidate // In order of address, then port; each address:port once.
-	changes    []model.Change
+	versions   []model.ObjectVersion
 
 	anyReady, anyDraining bool
 	nodeHints, zoneHints  hints // Of the ready candidates.
@@ -80,7 +80,7 @@ type hints struct {
 }
 
 // note adds one candidate's hints.
-func (h *hints) note(c candidate, targets []string) {
+func (h *hints) add(c candidate, targets []string) {
 	none := true
 	for _, t := range targets {
 		if t == "" {
@@ -100,8 +100,8 @@ func (h *hints) note(c candidate, targets []string) {
 // hold reports whether the hints narrow the endpoints for a node or zone.
 func (h *hints) hold(name string) bool { return !h.switched && h.targets[name] }
 
-// survey gathers the pool's facts.
-func (p *pool) survey() {
+// summarize gathers the pool's facts.
+func (p *pool) summarize() {
 	if p.usesLocal {
 		p.locals = map[string]bool{}
 	}
@@ -109,8 +109,8 @@ func (p *pool) survey() {
 		switch {
 		case c.ready():
 			p.anyReady = true
-			p.nodeHints.note(c, c.endpoint.NodeHints)
-			p.zoneHints.note(c, c.endpoint.ZoneHints)
+			p.nodeHints.add(c, c.endpoint.NodeHints)
+			p.zoneHints.add(c, c.endpoint.ZoneHints)
 		case c.draining():
 			p.anyDraining = true
 		default:

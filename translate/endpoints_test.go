@@ -60,7 +60,7 @@ func poolOf(t *testing.T, endpoints []string) *pool {
 	}
 	p := &pool{usesCluster: true, usesLocal: true}
 	p.candidates = gather([]*model.EndpointSlice{slice}, model.Port{Protocol: model.TCP, Port: 80}, model.IPv4)
-	p.survey()
+	p.summarize()
 	return p
 }
 

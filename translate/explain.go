@@ -70,7 +70,7 @@ func (w *World) Explain(k model.ServiceKey, v model.View) []Explanation {
 	for _, port := range e.service.Ports {
 		for _, family := range families {
 			p := &pool{id: e.service.ID(port), family: family, candidates: gather(sorted, port, family), usesLocal: true}
-			p.survey()
+			p.summarize()
 			x := explain(p, sorted, port, v)
 			if !hasFamily(e.service, family) {
 				x.refuseAll(WrongFamily)

@@ -11,9 +11,9 @@ import (
 // endpoint with several ports is one, and one that is draining is none, although connections may still go to it.
 type readiness map[model.Family]map[string]int
 
-// surveyReadiness counts the ready addresses of a Service; nil if nobody asks for them. An address that several slices hold is
+// summarizeReadiness counts the ready addresses of a Service; nil if nobody asks for them. An address that several slices hold is
 // ready if the one is that connections go by, as gather decides.
-func surveyReadiness(s *model.Service, sorted []*model.EndpointSlice) readiness {
+func summarizeReadiness(s *model.Service, sorted []*model.EndpointSlice) readiness {
 	if s.HealthCheckNodePort == 0 {
 		return nil
 	}

@@ -15,24 +15,24 @@ const MaxEndpoints = 65536
 // Plan is how one Service is forwarded on all nodes. It is immutable and safe for concurrent use.
 type Plan struct {
 	service   *model.Service
-	frontends []planned // In order of claim.
+	frontends []plannedFrontend // In order of claim.
 	pools     []*pool
 	ready     readiness
 }
 
-// planned is a frontend and the pool that it takes its endpoints from.
-type planned struct {
-	wish
+// plannedFrontend is a frontend and the pool that it takes its endpoints from.
+type plannedFrontend struct {
+	frontendSpec
 	pool int // Index in Plan.pools.
 }
 
 // newPlan plans the frontends that a Service was granted.
-func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []wish) *Plan {
+func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []frontendSpec) *Plan {
 	type poolKey struct {
 		port   int
 		family model.Family
 	}
-	p := &Plan{service: s, ready: surveyReadiness(s, sorted)}
+	p := &Plan{service: s, ready: summarizeReadiness(s, sorted)}
 	index := map[poolKey]int{}
 	for _, w := range granted {
 		key := poolKey{w.port, w.family}
@@ -45,31 +45,31 @@ func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []wish) *P
 				id:         s.ID(port),
 				family:     w.family,
 				candidates: gather(sorted, port, w.family),
-				changes:    latest(s, sorted, w.family),
+				versions:   latest(s, sorted, w.family),
 			})
 		}
 		inside, outside := policies(s, w.kind)
 		p.pools[i].usesCluster = p.pools[i].usesCluster || inside == model.Cluster || outside == model.Cluster
 		p.pools[i].usesLocal = p.pools[i].usesLocal || inside == model.Local || outside == model.Local
-		p.frontends = append(p.frontends, planned{w, i})
+		p.frontends = append(p.frontends, plannedFrontend{w, i})
 	}
 	for _, pool := range p.pools {
-		pool.survey()
+		pool.summarize()
 	}
-	slices.SortFunc(p.frontends, func(a, b planned) int { return a.claim.compare(b.claim) })
+	slices.SortFunc(p.frontends, func(a, b plannedFrontend) int { return a.claim.compare(b.claim) })
 	return p
 }
 
 // latest returns the change of the Service or of one of its slices of a family that came last.
-func latest(s *model.Service, sorted []*model.EndpointSlice, family model.Family) []model.Change {
-	changes := []model.Change{s.Change}
+func latest(s *model.Service, sorted []*model.EndpointSlice, family model.Family) []model.ObjectVersion {
+	changes := []model.ObjectVersion{s.Version}
 	for _, slice := range sorted {
-		switch c := slice.Change.At.Compare(changes[0].At); {
+		switch c := slice.Version.At.Compare(changes[0].At); {
 		case slice.Family != family || c < 0:
 		case c > 0:
-			changes = append(changes[:0], slice.Change)
+			changes = append(changes[:0], slice.Version)
 		default:
-			changes = append(changes, slice.Change)
+			changes = append(changes, slice.Version)
 		}
 	}
 	return changes
@@ -136,7 +136,7 @@ func (p *Plan) frontendsOf(v model.View) []model.Frontend {
 		frontends[i] = model.Frontend{
 			Address:      f.address,
 			Family:       f.family,
-			Port:         f.wish.claim.port,
+			Port:         f.frontendSpec.claim.port,
 			Protocol:     f.protocol,
 			Kind:         f.kind,
 			ServicePort:  p.service.ID(port),
@@ -176,7 +176,7 @@ func (p *pool) set(suffix string, use func(candidate) Use) *model.EndpointSet {
 		name += "/ipv6"
 	}
 	n := min(p.count(use), MaxEndpoints)
-	set := &model.EndpointSet{Name: name + suffix, Endpoints: make([]model.Endpoint, 0, n), Changes: p.changes}
+	set := &model.EndpointSet{Name: name + suffix, Endpoints: make([]model.Endpoint, 0, n), Versions: p.versions}
 	for _, c := range p.candidates {
 		if len(set.Endpoints) == n {
 			break

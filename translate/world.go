@@ -90,7 +90,7 @@ func setOrDelete[K comparable](all map[K][]model.Problem, key K, problems []mode
 
 func (w *World) setService(key model.ServiceKey, s *model.Service) {
 	e := w.entry(key)
-	if same(e.service, s, func(s *model.Service) *model.Change { return &s.Change }) {
+	if same(e.service, s, func(s *model.Service) *model.ObjectVersion { return &s.Version }) {
 		w.release(key)
 		return
 	}
@@ -117,7 +117,7 @@ func (w *World) putSlice(service model.ServiceKey, name string, s *model.Endpoin
 	e := w.entry(service)
 	defer w.release(service)
 	old := e.slices[name]
-	if same(old, s, func(s *model.EndpointSlice) *model.Change { return &s.Change }) {
+	if same(old, s, func(s *model.EndpointSlice) *model.ObjectVersion { return &s.Version }) {
 		return
 	}
 	if old != nil {
@@ -140,7 +140,7 @@ func (w *World) putSlice(service model.ServiceKey, name string, s *model.Endpoin
 
 // same reports whether two objects mean the same, whenever they changed: a write that changes nothing that matters, such
 // as a status or a label, is no change.
-func same[T any](a, b *T, change func(*T) *model.Change) bool {
+func same[T any](a, b *T, change func(*T) *model.ObjectVersion) bool {
 	if a == nil || b == nil {
 		return a == b
 	}

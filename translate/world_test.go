@@ -161,7 +161,7 @@ func TestChangedIsWhatChanged(t *testing.T) {
 	w.Set(sliceObject(testSlice(t, "s42-1", "s42", "1 ready on=n1", "2 ready on=n2")))
 	expect("an endpoint more", web)
 	again := testSlice(t, "s42-1", "s42", "1 ready on=n1", "2 ready on=n2")
-	again.Change = model.Change{ResourceVersion: "8", At: time.Unix(8, 0)}
+	again.Version = model.ObjectVersion{ResourceVersion: "8", At: time.Unix(8, 0)}
 	w.Set(sliceObject(again))
 	expect("a write that changes nothing")
 	w.Set(sliceObject(testSlice(t, "stray", "nobody", "1 ready")))
@@ -195,27 +195,27 @@ func TestWorldForgets(t *testing.T) {
 	w.Delete(model.ObjectKey{Kind: model.KindNode, Name: "n1"})
 	w.SetProblems("file", nil)
 	w.Changed()
-	if n := len(w.services) + len(w.slices) + len(w.nodes) + len(w.claims.claimants) + len(w.claims.contested) + len(w.changed) + len(w.problems) + len(w.large); n != 0 {
+	if n := len(w.services) + len(w.slices) + len(w.nodes) + len(w.claims.contenders) + len(w.claims.contested) + len(w.changed) + len(w.problems) + len(w.large); n != 0 {
 		t.Errorf("a World without objects still holds %d things: %+v", n, w)
 	}
 }
 
 func TestSetNamesItsLastChange(t *testing.T) {
-	change := func(object string, second int64) model.Change {
-		return model.Change{Object: object, ResourceVersion: "1", At: time.Unix(second, 0)}
+	change := func(object string, second int64) model.ObjectVersion {
+		return model.ObjectVersion{Object: object, ResourceVersion: "1", At: time.Unix(second, 0)}
 	}
 	w := NewWorld()
 	s := testService("web", "10.96.0.1")
-	s.Change = change("Service default/web", 10)
+	s.Version = change("Service default/web", 10)
 	one, two, other := testSlice(t, "web-1", "web", "1 ready"), testSlice(t, "web-2", "web", "2 ready"), testSlice(t, "web-6", "web")
-	one.Change, two.Change, other.Change = change("one", 30), change("two", 20), change("other family", 40)
+	one.Version, two.Version, other.Version = change("one", 30), change("two", 20), change("other family", 40)
 	other.Family = model.IPv6
 	w.Set(serviceObject(s))
 	for _, slice := range []*model.EndpointSlice{one, two, other} {
 		w.Set(sliceObject(slice))
 	}
-	got := w.Plan(s.Key).Frontends("")[0].Routes[model.FromPod].Set.Changes
-	if diff := cmp.Diff([]model.Change{one.Change}, got); diff != "" {
+	got := w.Plan(s.Key).Frontends("")[0].Routes[model.FromPod].Set.Versions
+	if diff := cmp.Diff([]model.ObjectVersion{one.Version}, got); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }

@@ -27,7 +27,7 @@ const (
 )
 
 func newAgentCommand() *cobra.Command {
-	config := node.Config{Generation: envoyns.DefaultConfig(), Conntrack: node.DefaultConntrack()}
+	config := node.Config{EnvoyNS: envoyns.DefaultConfig(), Conntrack: node.DefaultConntrack()}
 	var (
 		log                logFlags
 		proof              clientIdentityFlags
@@ -70,16 +70,16 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the node answers /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
 	addConntrackFlags(flags, &config.Conntrack)
 	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents built on this node, and exit.")
-	flags.Uint32Var(&config.Generation.Mask, "mark-mask", config.Generation.Mask, "Six adjacent bits of packet marks that nothing else on the node uses.")
+	flags.Uint32Var(&config.EnvoyNS.Mask, "mark-mask", config.EnvoyNS.Mask, "Six adjacent bits of packet marks that nothing else on the node uses.")
 	flags.StringVar(&config.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of this node; by default $NODE_NAME.")
 	flags.StringSliceVar(&nodePort, "nodeport-addresses", nil, "Prefixes of the node's addresses that serve NodePorts; by default the Node object's first address of each family.")
 	flags.StringSliceVar(&podCIDRs, "pod-cidr", nil, "Prefixes of sources that count as pods of this node; by default, and without --pod-interface, those that the Node object names, and those behind links that lead to pods.")
 	flags.StringSliceVar(&config.PodInterfaces, "pod-interface", nil, "Links whose packets count as pods', by name or, with a * at the end, by its beginning, such as cni0 or cali*.")
-	flags.IntVar(&config.Generation.RulePriority, "rule-priority", config.Generation.RulePriority, "Priority of the node's policy routing rules.")
+	flags.IntVar(&config.EnvoyNS.RulePriority, "rule-priority", config.EnvoyNS.RulePriority, "Priority of the node's policy routing rules.")
 	flags.StringVar(&config.RunDir, "run-dir", defaultRunDir, "Folder of the unix sockets for Envoys.")
 	flags.StringSliceVar(&config.Servers, "server", nil, "Addresses of the control plane's replicas, as host:port.")
 	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
-	flags.IntVar(&config.Generation.Table, "table", config.Generation.Table, "First of 64 routing tables that nothing else on the node uses.")
+	flags.IntVar(&config.EnvoyNS.Table, "table", config.EnvoyNS.Table, "First of 64 routing tables that nothing else on the node uses.")
 	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
 	api.add(flags)
 	log.add(flags)

@@ -25,7 +25,7 @@ func BenchmarkOneChange(b *testing.B) {
 			q := <-queue
 			for i := range services {
 				name := fmt.Sprint("s", i)
-				q.Set(source.Change{Object: object(name, netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String())}, sliceChange(name, 0))
+				q.Set(source.Event{Object: object(name, netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String())}, sliceChange(name, 0))
 			}
 			q.SetSynced(model.KindService, model.KindEndpointSlice, model.KindNode)
 			n := c.connect("n1")
@@ -42,13 +42,13 @@ func BenchmarkOneChange(b *testing.B) {
 }
 
 // sliceChange returns the change of a Service's slice to its nth version.
-func sliceChange(service string, n int) source.Change {
+func sliceChange(service string, n int) source.Event {
 	now := time.Now()
 	key := model.ObjectKey{Kind: model.KindEndpointSlice, Namespace: "default", Name: service + "-1"}
 	s := &model.EndpointSlice{
 		Namespace: key.Namespace, Name: key.Name,
 		Service: model.ServiceKey{Namespace: "default", Name: service},
-		Change:  model.Change{Object: key.String(), At: now},
+		Version: model.ObjectVersion{Object: key.String(), At: now},
 		Family:  model.IPv4,
 		Ports:   []model.SlicePort{{Name: "http", Protocol: model.TCP, Port: 8080}},
 	}
@@ -57,5 +57,5 @@ func sliceChange(service string, n int) source.Change {
 			Address: netip.AddrFrom4([4]byte{10, 244, byte(n), byte(i + 1)}), Node: "n1", Zone: "zone-a", Ready: true, Serving: true,
 		})
 	}
-	return source.Change{Object: model.Object{Key: key, Slice: s}, Seen: now}
+	return source.Event{Object: model.Object{Key: key, Slice: s}, Seen: now}
 }

@@ -24,7 +24,7 @@ type ledger struct {
 	known    map[model.Problem]bool       // All of them, as logged.
 }
 
-// leftOut is why a unit's resources were left out.
+// leftOut is why a contribution's resources were left out.
 type leftOut struct {
 	unit    uint64
 	problem model.Problem
@@ -42,7 +42,7 @@ func (l *ledger) setWorld(problems []model.Problem) {
 	l.update()
 }
 
-// leftOut says what keeps a Service's resources from being published, as far as one unit of it is concerned.
+// leftOut says what keeps a Service's resources from being published, as far as one contribution of it is concerned.
 func (l *ledger) leftOut(key model.ServiceKey, unit uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,8 +54,8 @@ func (l *ledger) leftOut(key model.ServiceKey, unit uint64, err error) {
 	l.update()
 }
 
-// replaced says which unit each of some Services has now; 0 is none. What earlier ones said is void. It is called once the cache
-// has the units: until then it may ask an earlier one for a variant.
+// replaced says which contribution each of some Services has now; 0 is none. What earlier ones said is void. It is called once the cache
+// has the contributions: until then it may ask an earlier one for a variant.
 func (l *ledger) replaced(units map[model.ServiceKey]uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -106,7 +106,7 @@ func TestReplacedUnitHasNoProblem(t *testing.T) {
 	}
 	r := newReceipts(tracenoop.NewTracerProvider().Tracer(""), m, slog.New(slog.DiscardHandler))
 	r.cache = c
-	o := newOwner(&owner{queue: source.NewQueue(), ledger: l, receipts: r, metrics: m, log: slog.New(slog.DiscardHandler)})
+	o := newTranslator(&translator{queue: source.NewQueue(), ledger: l, receipts: r, metrics: m, log: slog.New(slog.DiscardHandler)})
 	key := model.ServiceKey{Namespace: "default", Name: "web"}
 	o.apply(source.Batch{Synced: true})
 	gone := model.Object{Key: model.ObjectKey{Kind: model.KindService, Namespace: key.Namespace, Name: key.Name}}
@@ -114,7 +114,7 @@ func TestReplacedUnitHasNoProblem(t *testing.T) {
 	there.Service = &model.Service{Key: key}
 	for _, object := range []model.Object{there, gone} {
 		l.leftOut(key, 77, errors.New("bad cluster")) // As an earlier unit's Resources does.
-		o.apply(source.Batch{Synced: true, Changes: []source.Change{{Object: object}}})
+		o.apply(source.Batch{Synced: true, Events: []source.Event{{Object: object}}})
 		if p := l.problems(); len(p) != 0 {
 			t.Errorf("still listed: %+v", p)
 		}

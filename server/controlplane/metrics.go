@@ -21,7 +21,7 @@ type metrics struct {
 	programming, propagation, translation, publication metric.Float64Histogram
 	responses                                          metric.Int64Counter
 
-	services, frontends, endpoints, nodes atomic.Int64 // What the owner counted last.
+	services, frontends, endpoints, nodes atomic.Int64 // What the translator counted last.
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {

@@ -36,7 +36,7 @@ type receipt struct {
 type changeSpans struct{ root, publish trace.Span }
 
 // newReceipt opens the spans of a publish whose translation began at started and is done now.
-func newReceipt(tracer trace.Tracer, changes []source.Change, started time.Time) *receipt {
+func newReceipt(tracer trace.Tracer, changes []source.Event, started time.Time) *receipt {
 	r := &receipt{started: started, translated: time.Now()}
 	if len(changes) == 0 {
 		r.open(tracer, "kubernetes.sync", started)
@@ -102,15 +102,15 @@ func (r *receipt) acked(tracer trace.Tracer, node string, at time.Time) {
 
 // originOf returns which version of an object a change is, and when that was written: never after it was seen, whatever
 // the API server's clock said.
-func originOf(c source.Change) model.Change {
-	origin := model.Change{Object: c.Key.String(), At: c.Seen}
+func originOf(c source.Event) model.ObjectVersion {
+	origin := model.ObjectVersion{Object: c.Key.String(), At: c.Seen}
 	switch {
 	case c.Service != nil:
-		origin = c.Service.Change
+		origin = c.Service.Version
 	case c.Slice != nil:
-		origin = c.Slice.Change
+		origin = c.Slice.Version
 	case c.Node != nil:
-		origin = c.Node.Change
+		origin = c.Node.Version
 	}
 	origin.At = oldest(c.Seen, origin.At)
 	return origin

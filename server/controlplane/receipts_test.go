@@ -108,10 +108,10 @@ func TestOneChangeIsOneTrace(t *testing.T) {
 func TestEachChangeOfAPublishHasATrace(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
-	changes := []source.Change{{Object: object("a", "10.96.0.1")}, {Object: object("b", "10.96.0.2")}}
+	changes := []source.Event{{Object: object("a", "10.96.0.1")}, {Object: object("b", "10.96.0.2")}}
 	for i := range changes {
 		changes[i].Seen = time.Now()
-		changes[i].Service.Change = model.Change{Object: changes[i].Key.String(), At: changes[i].Seen.Add(-time.Duration(i) * time.Second)}
+		changes[i].Service.Version = model.ObjectVersion{Object: changes[i].Key.String(), At: changes[i].Seen.Add(-time.Duration(i) * time.Second)}
 	}
 	r := newReceipt(provider.Tracer("test"), changes, time.Now())
 	r.close(7)
@@ -129,8 +129,8 @@ kubernetes.change Service default/a
 	if diff := cmp.Diff(want, describe(got)); diff != "" {
 		t.Errorf("traces (-want +got):\n%s", diff)
 	}
-	if !r.changed.Equal(changes[1].Service.Change.At) || !r.seen.Equal(changes[0].Seen) {
-		t.Errorf("changed %s, seen %s; want those of the oldest: %s, %s", r.changed, r.seen, changes[1].Service.Change.At, changes[0].Seen)
+	if !r.changed.Equal(changes[1].Service.Version.At) || !r.seen.Equal(changes[0].Seen) {
+		t.Errorf("changed %s, seen %s; want those of the oldest: %s, %s", r.changed, r.seen, changes[1].Service.Version.At, changes[0].Seen)
 	}
 	// Agents hear of one trace; the other leads there.
 	links := 0
@@ -150,9 +150,9 @@ kubernetes.change Service default/a
 func TestAStormIsTracedInPart(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
-	changes := make([]source.Change, 10*maxTraced)
+	changes := make([]source.Event, 10*maxTraced)
 	for i := range changes {
-		changes[i] = source.Change{Object: object(fmt.Sprint("s", i), "10.96.0.1"), Seen: time.Now()}
+		changes[i] = source.Event{Object: object(fmt.Sprint("s", i), "10.96.0.1"), Seen: time.Now()}
 	}
 	newReceipt(provider.Tracer("test"), changes, time.Now()).close(7)
 	if got, want := len(spans.GetSpans()), 3*maxTraced; got != want {
@@ -162,14 +162,14 @@ func TestAStormIsTracedInPart(t *testing.T) {
 
 func TestADeletionIsDatedWhenItWasSeen(t *testing.T) {
 	seen := time.Now()
-	c := source.Change{Object: model.Object{Key: object("web", "10.96.0.1").Key}, Seen: seen}
-	if got, want := originOf(c), (model.Change{Object: "Service default/web", At: seen}); got != want {
+	c := source.Event{Object: model.Object{Key: object("web", "10.96.0.1").Key}, Seen: seen}
+	if got, want := originOf(c), (model.ObjectVersion{Object: "Service default/web", At: seen}); got != want {
 		t.Errorf("origin %+v, want %+v", got, want)
 	}
 	// The clock of whoever wrote an object may be ahead.
 	c.Object = object("web", "10.96.0.1")
-	c.Service.Change = model.Change{Object: "Service default/web", ResourceVersion: "9", At: seen.Add(time.Hour)}
-	if got, want := originOf(c), (model.Change{Object: "Service default/web", ResourceVersion: "9", At: seen}); got != want {
+	c.Service.Version = model.ObjectVersion{Object: "Service default/web", ResourceVersion: "9", At: seen.Add(time.Hour)}
+	if got, want := originOf(c), (model.ObjectVersion{Object: "Service default/web", ResourceVersion: "9", At: seen}); got != want {
 		t.Errorf("origin %+v, want %+v", got, want)
 	}
 }

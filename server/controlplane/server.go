@@ -33,7 +33,7 @@ import (
 // scope names what Fairlead measures and traces.
 const scope = "github.com/fairlead/fairlead/server"
 
-// stuckAfter is how long a change may wait for the owner before the process counts as stuck.
+// stuckAfter is how long a change may wait for the translator before the process counts as stuck.
 const stuckAfter = time.Minute
 
 // maxConnectionAge is when clients come back, so that they spread over replicas that were added meanwhile. One that
@@ -65,17 +65,17 @@ type Config struct {
 
 // Server is a control plane.
 type Server struct {
-	cfg      Config
-	queue    *source.Queue
-	cache    *cache.Cache
-	ledger   *ledger
-	metrics  *metrics
-	receipts *receipts
-	owner    *owner
-	serving  chan struct{} // Closed when clients can connect.
-	stopping atomic.Bool
-	addr     net.Addr // Meaningful once serving.
-	admin    net.Listener
+	cfg        Config
+	queue      *source.Queue
+	cache      *cache.Cache
+	ledger     *ledger
+	metrics    *metrics
+	receipts   *receipts
+	translator *translator
+	serving    chan struct{} // Closed when clients can connect.
+	stopping   atomic.Bool
+	addr       net.Addr // Meaningful once serving.
+	admin      net.Listener
 }
 
 // New returns a control plane that answers on its admin address, and does all else in Run. An error is about the
@@ -94,7 +94,7 @@ func New(cfg Config) (*Server, error) {
 	s.receipts = newReceipts(tracer, m, cfg.Log)
 	s.cache = cache.New(cache.Config{Observer: s.receipts, Derive: derive(cfg.Domain)})
 	s.receipts.cache = s.cache
-	s.owner = newOwner(&owner{domain: cfg.Domain, queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
+	s.translator = newTranslator(&translator{domain: cfg.Domain, queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
 	if err := s.observe(meter); err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
@@ -125,7 +125,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.stopping.Store(true) // Before the parts: no new clients, please.
 
 	parts.start(s.serveAdmin)
-	parts.start(s.owner.run)
+	parts.start(s.translator.run)
 	parts.start(s.source)
 	parts.start(s.renewCertificates)
 	parts.start(s.serve)
@@ -155,7 +155,7 @@ func (s *Server) source(ctx context.Context) error { return s.cfg.Source.Run(ctx
 // serve serves xDS as soon as there is something to say, and a certificate to say it with. Until then the port is closed,
 // so that a client goes on to another replica instead of waiting for this one.
 func (s *Server) serve(ctx context.Context) error {
-	for _, ready := range []<-chan struct{}{s.owner.ready, s.certified()} {
+	for _, ready := range []<-chan struct{}{s.translator.ready, s.certified()} {
 		select {
 		case <-ready:
 		case <-ctx.Done():

@@ -174,7 +174,7 @@ func TestNothingIsServedBeforeEverythingIsKnown(t *testing.T) {
 		return nil
 	}))
 	q := <-queue
-	q.Set(source.Change{Object: object("web", "10.96.0.1")})
+	q.Set(source.Event{Object: object("web", "10.96.0.1")})
 	q.SetSynced(model.KindService, model.KindEndpointSlice)
 
 	// The queue empties, and still nobody is served.
@@ -192,13 +192,13 @@ func TestNothingIsServedBeforeEverythingIsKnown(t *testing.T) {
 	}
 
 	list := model.ObjectKey{Kind: source.KindSource, Name: "API server's list of Nodes"}
-	q.Set(source.Change{Object: model.Object{Key: list, Problems: []model.Problem{{Object: list.Name, Reason: model.Unreadable, Message: "nodes is forbidden"}}}})
+	q.Set(source.Event{Object: model.Object{Key: list, Problems: []model.Problem{{Object: list.Name, Reason: model.Unreadable, Message: "nodes is forbidden"}}}})
 	c.eventually("the reason is told", func() bool {
 		_, body := c.get("/readyz")
 		return body == "waiting for the first complete list of Nodes; API server's list of Nodes: nodes is forbidden\n"
 	})
 
-	q.Set(source.Change{Object: model.Object{Key: list}})
+	q.Set(source.Event{Object: model.Object{Key: list}})
 	q.SetSynced(model.KindNode)
 	n := c.connect("n1")
 	n.until("the Service is there", n.has(1, 1, 1, 0))
@@ -253,7 +253,7 @@ func TestResourcesThatAreNotValidAreNotPublished(t *testing.T) {
 		return nil
 	}))
 	q := <-queue
-	q.Set(source.Change{Object: object("web", "10.96.0.1")}, source.Change{Object: object("bad\xff", "10.96.0.2")})
+	q.Set(source.Event{Object: object("web", "10.96.0.1")}, source.Event{Object: object("bad\xff", "10.96.0.2")})
 	q.SetSynced(model.KindService, model.KindEndpointSlice, model.KindNode)
 	n := c.connect("n1")
 	n.until("the good Service is there", n.has(1, 1, 1, 0))
@@ -262,7 +262,7 @@ func TestResourcesThatAreNotValidAreNotPublished(t *testing.T) {
 		t.Fatalf("problems %+v", problems)
 	}
 
-	q.Set(source.Change{Object: model.Object{Key: object("bad\xff", "10.96.0.2").Key}})
+	q.Set(source.Event{Object: model.Object{Key: object("bad\xff", "10.96.0.2").Key}})
 	c.eventually("the problem is gone with the object", func() bool { return len(c.status().Problems) == 0 })
 }
 

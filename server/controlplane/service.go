@@ -27,9 +27,9 @@ func (s *Server) Explain(service string, nodes []string) (explain.Report, error)
 	if err != nil {
 		return explain.Report{}, err
 	}
-	s.owner.mu.Lock()
-	defer s.owner.mu.Unlock()
-	return explain.New(s.owner.world, key, nodes)
+	s.translator.mu.Lock()
+	defer s.translator.mu.Unlock()
+	return explain.New(s.translator.world, key, nodes)
 }
 
 // ServiceStatus says which nodes forward the newest change of a Service that this replica has seen. It is safe for concurrent
@@ -39,10 +39,10 @@ func (s *Server) ServiceStatus(service string) (ServiceStatus, error) {
 	if err != nil {
 		return ServiceStatus{}, err
 	}
-	s.owner.mu.Lock()
-	seq, names := max(s.owner.publishes[key], 1), s.owner.world.Nodes()
-	known := s.owner.world.Plan(key) != nil
-	s.owner.mu.Unlock()
+	s.translator.mu.Lock()
+	seq, names := max(s.translator.publishes[key], 1), s.translator.world.Nodes()
+	known := s.translator.world.Plan(key) != nil
+	s.translator.mu.Unlock()
 	if !known {
 		return ServiceStatus{}, fmt.Errorf("no Service %s is forwarded: it does not exist, or it is headless, an ExternalName, or for another proxy", key)
 	}

@@ -13,10 +13,10 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// owner is the one goroutine that holds the world. It takes all changes there are, translates the Services that they
+// translator is the one goroutine that holds the world. It takes all changes there are, translates the Services that they
 // touch and publishes the result. There is no timer: a single change is published at once, and while many come the
-// owner is busy, so that the next batch is larger.
-type owner struct {
+// translator is busy, so that the next batch is larger.
+type translator struct {
 	domain   grpc.Domain
 	queue    *source.Queue
 	ledger   *ledger
@@ -25,165 +25,165 @@ type owner struct {
 	log      *slog.Logger
 	ready    chan struct{} // Closed with the first publish.
 
-	mu        sync.Mutex // Guards world and publishes, for those who ask about a Service.
-	world     *translate.World
-	publishes map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
-	frontends tally[model.ServiceKey]     // How many each Service has that is forwarded.
-	endpoints tally[model.ObjectKey]      // How many each slice has.
-	nodes     map[string]published        // What the cache knows of each node.
-	stale     map[string]bool             // Nodes whose object was touched since.
-	first     bool                        // Nothing has been published yet.
-	units     uint64                      // How many units there have been.
+	mu            sync.Mutex // Guards world and publishes, for those who ask about a Service.
+	world         *translate.World
+	publishes     map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
+	frontends     tally[model.ServiceKey]     // How many each Service has that is forwarded.
+	endpoints     tally[model.ObjectKey]      // How many each slice has.
+	nodes         map[string]nodeState        // What the cache knows of each node.
+	stale         map[string]bool             // Nodes whose object was touched since.
+	first         bool                        // Nothing has been published yet.
+	contributions uint64                      // How many contributions there have been.
 }
 
-// published is what the cache was told of a node.
-type published struct {
+// nodeState is what the cache was told of a node.
+type nodeState struct {
 	view    model.View
 	version string // Of its description.
 }
 
-func newOwner(o *owner) *owner {
+func newTranslator(o *translator) *translator {
 	o.world, o.publishes = translate.NewWorld(), map[model.ServiceKey]uint64{}
-	o.nodes, o.stale = map[string]published{}, map[string]bool{}
+	o.nodes, o.stale = map[string]nodeState{}, map[string]bool{}
 	o.ready, o.first = make(chan struct{}), true
 	return o
 }
 
-func (o *owner) run(ctx context.Context) error {
+func (t *translator) run(ctx context.Context) error {
 	for {
-		batch, err := o.queue.Take(ctx)
+		batch, err := t.queue.Take(ctx)
 		if err != nil {
 			return nil // The process stops.
 		}
-		o.apply(batch)
+		t.apply(batch)
 	}
 }
 
 // apply takes a batch into the world and publishes what that changes. Before all kinds have been listed completely it
 // publishes nothing: half a world would take away what clients have.
-func (o *owner) apply(batch source.Batch) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (t *translator) apply(batch source.Batch) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	started := time.Now()
-	for _, c := range batch.Changes {
-		o.set(c.Object)
+	for _, c := range batch.Events {
+		t.setObject(c.Object)
 	}
-	o.ledger.setWorld(o.world.Problems())
+	t.ledger.setWorld(t.world.Problems())
 	if !batch.Synced {
 		return
 	}
-	services := o.world.Changed()
-	update := cache.Update{Units: map[string]cache.Unit{}, Views: map[string]*model.View{}}
+	services := t.world.Changed()
+	update := cache.Update{Contributions: map[string]cache.Contribution{}, Views: map[string]*model.View{}}
 	units := make(map[model.ServiceKey]uint64, len(services))
 	for _, key := range services {
-		units[key] = o.translateService(key, &update)
+		units[key] = t.translateService(key, &update)
 	}
-	for name := range o.stale {
-		o.translateNode(name, &update)
+	for name := range t.stale {
+		t.translateNode(name, &update)
 	}
-	clear(o.stale)
-	o.count()
+	clear(t.stale)
+	t.count()
 
-	if !o.first && len(update.Units) == 0 && len(update.Views) == 0 {
+	if !t.first && len(update.Contributions) == 0 && len(update.Views) == 0 {
 		return
 	}
-	var changes []source.Change // The first publish is of a state, not of changes.
-	if !o.first {
-		changes = effective(batch.Changes, services, &update)
+	var changes []source.Event // The first publish is of a state, not of changes.
+	if !t.first {
+		changes = effective(batch.Events, services, &update)
 	}
-	receipt := newReceipt(o.receipts.tracer, changes, started)
+	receipt := newReceipt(t.receipts.tracer, changes, started)
 	update.Traceparent = receipt.traceparent()
-	o.receipts.publish(update, receipt)
-	o.ledger.replaced(units)
-	o.metrics.published(receipt)
-	o.remember(services, receipt.seq)
-	if o.first {
-		o.first = false
-		o.log.Info("all objects are known and published", "services", len(o.frontends.of), "nodes", len(o.nodes), "took", time.Since(started))
-		close(o.ready)
+	t.receipts.publish(update, receipt)
+	t.ledger.replaced(units)
+	t.metrics.published(receipt)
+	t.recordPublish(services, receipt.seq)
+	if t.first {
+		t.first = false
+		t.log.Info("all objects are known and published", "services", len(t.frontends.of), "nodes", len(t.nodes), "took", time.Since(started))
+		close(t.ready)
 	}
 }
 
-// remember notes in which publish Services were. The first has all, so it need not be remembered.
-func (o *owner) remember(services []model.ServiceKey, seq uint64) {
+// recordPublish notes in which publish Services were. The first has all, so it need not be remembered.
+func (t *translator) recordPublish(services []model.ServiceKey, seq uint64) {
 	for _, key := range services {
-		switch _, forwarded := o.frontends.of[key]; {
+		switch _, forwarded := t.frontends.of[key]; {
 		case !forwarded:
-			delete(o.publishes, key)
-		case !o.first:
-			o.publishes[key] = seq
+			delete(t.publishes, key)
+		case !t.first:
+			t.publishes[key] = seq
 		}
 	}
 }
 
-// set takes one object into the world.
-func (o *owner) set(object model.Object) {
-	o.world.Set(object)
+// setObject takes one object into the world.
+func (t *translator) setObject(object model.Object) {
+	t.world.Set(object)
 	switch key := object.Key; key.Kind {
 	case model.KindEndpointSlice:
 		n := 0
 		if object.Slice != nil {
 			n = len(object.Slice.Endpoints)
 		}
-		o.endpoints.set(key, n)
+		t.endpoints.set(key, n)
 	case model.KindNode:
-		o.stale[key.Name] = true
+		t.stale[key.Name] = true
 	}
 }
 
 // count shows others how much there is.
-func (o *owner) count() {
-	o.metrics.services.Store(int64(len(o.frontends.of)))
-	o.metrics.frontends.Store(o.frontends.sum)
-	o.metrics.endpoints.Store(o.endpoints.sum)
-	o.metrics.nodes.Store(int64(len(o.nodes)))
+func (t *translator) count() {
+	t.metrics.services.Store(int64(len(t.frontends.of)))
+	t.metrics.frontends.Store(t.frontends.sum)
+	t.metrics.endpoints.Store(t.endpoints.sum)
+	t.metrics.nodes.Store(int64(len(t.nodes)))
 }
 
-// translateService adds to the update what a Service contributes now, and returns the number of its unit, 0 if it has none.
-func (o *owner) translateService(key model.ServiceKey, update *cache.Update) uint64 {
-	plan := o.world.Plan(key)
+// translateService adds to the update what a Service contributes now, and returns the number of its contribution, 0 if it has none.
+func (t *translator) translateService(key model.ServiceKey, update *cache.Update) uint64 {
+	plan := t.world.Plan(key)
 	if plan == nil {
-		o.frontends.set(key, 0)
-		update.Units[key.String()] = nil
+		t.frontends.set(key, 0)
+		update.Contributions[key.String()] = nil
 		return 0
 	}
-	o.frontends.set(key, plan.Size())
-	o.units++
-	update.Units[key.String()] = serviceUnit{key, plan, o.domain, o.ledger, o.units}
-	return o.units
+	t.frontends.set(key, plan.Size())
+	t.contributions++
+	update.Contributions[key.String()] = serviceContribution{key, plan, t.domain, t.ledger, t.contributions}
+	return t.contributions
 }
 
 // translateNode adds to the update what a node contributes now. A Node object is written every few minutes, by its
 // kubelet, without a change that matters here.
-func (o *owner) translateNode(name string, update *cache.Update) {
-	n := o.world.Node(name)
+func (t *translator) translateNode(name string, update *cache.Update) {
+	n := t.world.Node(name)
 	if n == nil {
-		if _, known := o.nodes[name]; known {
-			delete(o.nodes, name)
-			update.Units[nodeUnitID(name)], update.Views[name] = nil, nil
+		if _, known := t.nodes[name]; known {
+			delete(t.nodes, name)
+			update.Contributions[nodeContributionID(name)], update.Views[name] = nil, nil
 		}
 		return
 	}
-	unit, err := newNodeUnit(n)
+	unit, err := newNodeContribution(n)
 	if err != nil {
-		o.log.Error("node cannot be described to its agent", "node", name, "error", err)
+		t.log.Error("node cannot be described to its agent", "node", name, "error", err)
 		return
 	}
-	now := published{o.world.View(name), unit.resource.Version}
-	if o.nodes[name] == now {
+	now := nodeState{t.world.View(name), unit.resource.Version}
+	if t.nodes[name] == now {
 		return
 	}
-	o.nodes[name] = now
-	update.Units[nodeUnitID(name)], update.Views[name] = unit, &now.view
+	t.nodes[name] = now
+	update.Contributions[nodeContributionID(name)], update.Views[name] = unit, &now.view
 }
 
 // effective returns the changes that led to an update. Of a slice that is gone nobody knows any more whose it was.
-func effective(changes []source.Change, services []model.ServiceKey, update *cache.Update) []source.Change {
+func effective(changes []source.Event, services []model.ServiceKey, update *cache.Update) []source.Event {
 	touched := make(map[model.ServiceKey]bool, len(services))
 	for _, key := range services {
 		touched[key] = true
 	}
-	var all []source.Change
+	var all []source.Event
 	for _, c := range changes {
 		effect := false
 		switch c.Key.Kind {

@@ -105,7 +105,7 @@ func (c *control) publish(t testing.TB, port uint32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Publish(cache.Update{Units: map[string]cache.Unit{"default/web": frontend{r}}})
+	c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"default/web": frontend{r}}})
 }
 
 // folder returns the files of a pair that a new CA has signed, as cert-manager would mount them.

@@ -52,8 +52,8 @@ type Config struct {
 	Admin    string // Address of health, metrics and status; empty for none.
 	Healthz  string // Address at which the node answers for its health as kube-proxy does; empty for none.
 
-	Generation envoyns.Config
-	Conntrack  Conntrack
+	EnvoyNS   envoyns.Config
+	Conntrack Conntrack
 	// Who counts as a pod of this node: by source, and by the link that packets come by, whose name may end in * for the rest
 	// of it. If both are empty, the sources that the Node object names, and those behind links that lead to pods.
 	PodCIDRs      []netip.Prefix
@@ -74,14 +74,14 @@ func ProxySocket(runDir string) string { return filepath.Join(runDir, "proxy.soc
 // XDSSocket returns the path of the socket at which an agent serves its Envoys.
 func XDSSocket(runDir string) string { return filepath.Join(runDir, "xds.sock") }
 
-// AdminSocket returns the path of the socket at which a generation's Envoy serves its admin interface.
+// AdminSocket returns the path of the socket at which an Envoy instance serves its admin interface.
 func AdminSocket(runDir string, id envoyns.ID) string {
 	return filepath.Join(envoyDir(runDir), fmt.Sprintf("admin-%d.sock", id))
 }
 
-// statePath is the file that holds the last good state, and generationPath the one that remembers the current Envoy.
-func statePath(stateDir string) string      { return filepath.Join(stateDir, "last-good") }
-func generationPath(stateDir string) string { return filepath.Join(stateDir, "generation") }
+// statePath is the file that holds the last good state, and instancePath the one that remembers the current Envoy.
+func statePath(stateDir string) string    { return filepath.Join(stateDir, "last-good") }
+func instancePath(stateDir string) string { return filepath.Join(stateDir, "generation") }
 
 // replicasPath is the file that remembers where the control plane's replicas are.
 func replicasPath(stateDir string) string { return filepath.Join(stateDir, "replicas") }
@@ -91,11 +91,11 @@ func envoyDir(runDir string) string { return filepath.Join(runDir, "envoy") }
 
 // Agent is one node's agent.
 type Agent struct {
-	config   Config
-	log      *slog.Logger
-	upstream *upstream.Client
-	owner    *owner
-	xds      *xds.Server
+	config     Config
+	log        *slog.Logger
+	upstream   *upstream.Client
+	reconciler *reconciler
+	xds        *xds.Server
 
 	replicas  *discovery.Replicas  // Nil if the addresses are given.
 	daemonSet *discovery.DaemonSet // Nil if the agent belongs to none.
@@ -112,7 +112,7 @@ func New(config Config) (*Agent, error) {
 	if len(config.Servers) == 0 && config.ServerEndpoints.Name == "" {
 		return nil, errors.New("no control plane: give addresses of its replicas, or the Service whose endpoints they are")
 	}
-	if err := config.Generation.Validate(); err != nil {
+	if err := config.EnvoyNS.Validate(); err != nil {
 		return nil, err
 	}
 	log := config.Log
@@ -129,14 +129,14 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := dataplane.New(config.Generation)
+	table, err := dataplane.New(config.EnvoyNS)
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{config: config, log: log, upstream: up}
 	a.askCluster()
-	a.owner = newOwner(config, log, up, table)
-	a.xds = xds.New(xds.Config{Cache: a.owner.cache, Log: log})
+	a.reconciler = newReconciler(config, log, up, table)
+	a.xds = xds.New(xds.Config{Cache: a.reconciler.cache, Log: log})
 	traces, meters := config.Traces, config.Meters
 	if traces == nil {
 		traces = tracenoop.NewTracerProvider()
@@ -144,8 +144,8 @@ func New(config Config) (*Agent, error) {
 	if meters == nil {
 		meters = metricnoop.NewMeterProvider()
 	}
-	a.owner.tracer = traces.Tracer("fairlead/agent")
-	if a.owner.instruments, err = a.newInstruments(meters.Meter("fairlead/agent")); err != nil {
+	a.reconciler.tracer = traces.Tracer("fairlead/agent")
+	if a.reconciler.instruments, err = a.newInstruments(meters.Meter("fairlead/agent")); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	return a, nil
@@ -198,13 +198,13 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	if a.config.Healthz != "" {
 		group.Go(func() error {
-			return serveProxyHealth(ctx, a.config.Healthz, proxyHealthHandler(a.owner.status.Load), a.log)
+			return serveProxyHealth(ctx, a.config.Healthz, proxyHealthHandler(a.reconciler.status.Load), a.log)
 		})
 	}
-	group.Go(func() error { return launcher.Listen(ctx, proxies, a.owner.requests) })
+	group.Go(func() error { return launcher.Listen(ctx, proxies, a.reconciler.requests) })
 	group.Go(func() error { return a.xds.Serve(ctx, envoys) })
-	group.Go(func() error { return dataplane.Watch(ctx, a.owner.disturbed) })
-	group.Go(func() error { return envoyns.Watch(ctx, a.owner.links) })
+	group.Go(func() error { return dataplane.Watch(ctx, a.reconciler.disturbed) })
+	group.Go(func() error { return envoyns.Watch(ctx, a.reconciler.links) })
 	group.Go(func() error { return a.upstream.Run(ctx) })
 	if a.replicas != nil {
 		group.Go(func() error { return a.replicas.Run(ctx, a.upstream.SetAddresses) })
@@ -213,8 +213,8 @@ func (a *Agent) serve(ctx context.Context) error {
 		group.Go(func() error { return a.daemonSet.Run(ctx) })
 	}
 	group.Go(func() error {
-		defer a.owner.checks.Close()
-		return a.owner.run(ctx)
+		defer a.reconciler.checks.Close()
+		return a.reconciler.run(ctx)
 	})
 	return group.Wait()
 }
@@ -271,10 +271,10 @@ func Cleanup(ctx context.Context, config Config) error {
 
 // cleanup is Cleanup for who holds the lock.
 func cleanup(ctx context.Context, config Config) error {
-	errs := []error{dataplane.Cleanup(ctx, config.Generation), envoyns.RemoveAll(config.Generation)}
+	errs := []error{dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
 	for _, path := range []string{
 		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir), lockPath(config.RunDir),
-		statePath(config.StateDir), generationPath(config.StateDir), replicasPath(config.StateDir),
+		statePath(config.StateDir), instancePath(config.StateDir), replicasPath(config.StateDir),
 	} {
 		errs = append(errs, os.RemoveAll(path))
 	}

@@ -38,8 +38,8 @@ func (b *bridged) add(r upstream.Resource) {
 
 // bridges brings the table for pods on bridges up to date with the endpoints that were added. A node without such pods has
 // none. After an error the next call tries again.
-func (n *node) bridges(ctx context.Context) error {
-	b := &n.bridged
+func (d *desiredState) bridges(ctx context.Context) error {
+	b := &d.bridged
 	if len(b.seen) == 0 && !b.stale {
 		return nil
 	}
@@ -68,8 +68,8 @@ func (n *node) bridges(ctx context.Context) error {
 // checkBridges finds out whether the table for pods on bridges is still what the bridges need: someone may have damaged it,
 // and a bridge without an address of its own takes that of a port, and another one when the port goes. Without cause to look at
 // the table itself it only looks at the bridges: pods that come and go are no cause.
-func (n *node) checkBridges(ctx context.Context, table bool) error {
-	b := &n.bridged
+func (d *desiredState) checkBridges(ctx context.Context, table bool) error {
+	b := &d.bridged
 	if len(b.known) == 0 || b.stale {
 		return nil
 	}

@@ -61,7 +61,7 @@ func ruleset(t *testing.T) string {
 func TestBridgesAreTriedAgain(t *testing.T) {
 	addTestBridge(t, "1br+x", "10.244.1.1/24")
 	addTestBridge(t, "docker0", "172.17.0.1/16")
-	n := newNode(Config{}, slog.Default())
+	n := newDesiredState(Config{}, slog.Default())
 	endpoint := func(s string) {
 		n.bridged.seen = append(n.bridged.seen, dataplane.BridgeEndpoint{Protocol: "tcp", AddrPort: netip.MustParseAddrPort(s)})
 	}

@@ -90,7 +90,7 @@ func serveProxyHealth(ctx context.Context, address string, handler http.Handler,
 
 // listenPatiently listens on a TCP address, and tries again each second while somebody else does. It returns nil once ctx ends.
 func listenPatiently(ctx context.Context, address string, log *slog.Logger) (net.Listener, error) {
-	again := time.NewTicker(retry)
+	again := time.NewTicker(retryInterval)
 	defer again.Stop()
 	for first := true; ; first = false {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)

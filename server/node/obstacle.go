@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/dataplane"
 )
 
-// obstacle is what another program on the node does to the cluster IPs that Fairlead forwards. It belongs to the owner.
+// obstacle is what another program on the node does to the cluster IPs that Fairlead forwards. It belongs to the reconciler.
 type obstacle struct {
 	looked  bool         // Others may stand in the way: look again after each change.
 	dropped []netip.Addr // Cluster IPs whose packets kube-proxy drops.

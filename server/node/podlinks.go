@@ -61,12 +61,12 @@ func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
 
 // podProblem returns that the node cannot tell its pods from outsiders, or nil. Nothing says it where the Node object names no
 // prefixes and no link leads to a pod, as with pods on ipvlan, macvlan or hardware links.
-func (n *node) podProblem() *model.Problem {
-	if n.self == nil || n.podsConfigured() || len(n.pods())+len(n.podLinks) > 0 {
+func (d *desiredState) podProblem() *model.Problem {
+	if d.self == nil || d.podsConfigured() || len(d.pods())+len(d.podLinks) > 0 {
 		return nil
 	}
 	return &model.Problem{
-		Object: "Node " + n.config.Node, Reason: model.UnknownPods,
+		Object: "Node " + d.config.Node, Reason: model.UnknownPods,
 		Message: "spec.podCIDRs is empty and no link of the node leads to a pod (veths are seen by themselves), so pods count as outsiders:" +
 			" their source is masqueraded, and Local policies drop what they send; if pods run here, name them by --pod-cidr or --pod-interface",
 	}

@@ -88,7 +88,7 @@ func newLoop(t *testing.T) *loop {
 func (l *loop) config() Config {
 	return Config{
 		Node: "n1", Servers: []string{l.address}, DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
-		StateDir: filepath.Join(l.dir, "state"), RunDir: l.runDir(), Generation: envoyns.DefaultConfig(), Log: slog.New(slog.DiscardHandler),
+		StateDir: filepath.Join(l.dir, "state"), RunDir: l.runDir(), EnvoyNS: envoyns.DefaultConfig(), Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -127,8 +127,8 @@ func (l *loop) resource(typeURL, name string, m proto.Message) cache.Resource {
 }
 
 // publish publishes a unit, or with nil its removal, and returns the publish's number.
-func (l *loop) publish(id string, unit cache.Unit) uint64 {
-	return l.control.Publish(cache.Update{Units: map[string]cache.Unit{id: unit}})
+func (l *loop) publish(id string, unit cache.Contribution) uint64 {
+	return l.control.Publish(cache.Update{Contributions: map[string]cache.Contribution{id: unit}})
 }
 
 // service publishes a Service at 10.96.0.N:80 with one endpoint.

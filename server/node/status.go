@@ -42,37 +42,37 @@ type Status struct {
 	healthy  bool     // The node is to get connections from load balancers.
 }
 
-// note makes the owner's state visible to others.
-func (o *owner) note(err error) {
+// updateStatus makes the reconciler's state visible to others.
+func (r *reconciler) updateStatus(err error) {
 	s := &Status{
-		Node: o.config.Node, Frontends: len(o.node.frontends), Programmed: o.node.complete() && err == nil && !o.table.Dirty(),
-		Generations: o.generations.kernel().Live, Current: o.generations.current, Since: time.Now(),
+		Node: r.config.Node, Frontends: len(r.desired.frontends), Programmed: r.desired.isSynced() && err == nil && !r.table.Dirty(),
+		Generations: r.instances.dataplane().Live, Current: r.instances.current, Since: time.Now(),
 	}
 	switch {
 	case err == nil:
-		o.failing = time.Time{}
-	case o.failing.IsZero():
-		o.failing = time.Now()
+		r.failingSince = time.Time{}
+	case r.failingSince.IsZero():
+		r.failingSince = time.Now()
 	}
 	if err != nil {
 		s.Error = err.Error()
 	}
-	s.LastUpdated, s.eligible, s.families = o.updated, o.node.self != nil && !o.node.self.GetIneligible(), o.node.families()
-	if p := o.node.podProblem(); p != nil {
+	s.LastUpdated, s.eligible, s.families = r.committedAt, r.desired.self != nil && !r.desired.self.GetIneligible(), r.desired.families()
+	if p := r.desired.podProblem(); p != nil {
 		s.Problems = append(s.Problems, *p)
-		if len(o.status.Load().Problems) == 0 {
-			o.log.Warn("pods may count as outsiders on this node", "problem", p.Message)
+		if len(r.status.Load().Problems) == 0 {
+			r.log.Warn("pods may count as outsiders on this node", "problem", p.Message)
 		}
 	}
-	if o.change != nil {
-		s.Pending = o.change.began
+	if r.pending != nil {
+		s.Pending = r.pending.began
 	}
 	// As kube-proxy, a node is not given up for a change that it takes a while to carry out.
-	s.healthy = o.node.complete() && s.Current != 0 && (err == nil || time.Since(o.failing) < kernelPatience)
-	if old := o.status.Load(); old.same(s) {
+	s.healthy = r.desired.isSynced() && s.Current != 0 && (err == nil || time.Since(r.failingSince) < commitTimeout)
+	if old := r.status.Load(); old.same(s) {
 		s.Since = old.Since
 	}
-	o.status.Store(s)
+	r.status.Store(s)
 }
 
 // same reports whether two statuses are the same state: the kernel, the Envoys and what is wrong.
@@ -83,15 +83,15 @@ func (s *Status) same(o *Status) bool {
 
 // Status returns the agent's present state. It may be called from any goroutine.
 func (a *Agent) Status() Status {
-	s := *a.owner.status.Load()
-	s.Upstream, s.Envoys = a.upstream.Status(), a.owner.cache.Status()
-	s.Problems = slices.Concat(s.Problems, a.owner.checks.Problems())
+	s := *a.reconciler.status.Load()
+	s.Upstream, s.Envoys = a.upstream.Status(), a.reconciler.cache.Status()
+	s.Problems = slices.Concat(s.Problems, a.reconciler.checks.Problems())
 	return s
 }
 
 // ready returns why the node does not forward yet, or nil.
 func (a *Agent) ready() error {
-	switch s := a.owner.status.Load(); {
+	switch s := a.reconciler.status.Load(); {
 	case s.Error != "":
 		return errors.New(s.Error)
 	case !s.Programmed:

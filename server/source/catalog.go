@@ -15,8 +15,8 @@ import (
 
 // catalog holds what each manifest describes. It belongs to one goroutine.
 type catalog struct {
-	files  map[string]*file
-	owners map[model.ObjectKey][]string // The files that describe an object, in order; the first one counts.
+	files       map[string]*file
+	describedBy map[model.ObjectKey][]string // The files that describe an object, in order; the first one counts.
 }
 
 // file is a manifest as it was last read.
@@ -39,7 +39,7 @@ const (
 )
 
 func newCatalog() *catalog {
-	return &catalog{files: map[string]*file{}, owners: map[model.ObjectKey][]string{}}
+	return &catalog{files: map[string]*file{}, describedBy: map[model.ObjectKey][]string{}}
 }
 
 // stale reports whether a file may differ from what was read.
@@ -87,7 +87,7 @@ func (c *catalog) put(path string, f *file, changed map[model.ObjectKey]bool) {
 // mark notes that an object may differ. Files that describe it too are right or wrong to do so depending on the others.
 func (c *catalog) mark(key model.ObjectKey, changed map[model.ObjectKey]bool) {
 	changed[key] = true
-	if owners := c.owners[key]; len(owners) > 1 {
+	if owners := c.describedBy[key]; len(owners) > 1 {
 		for _, owner := range owners {
 			changed[sourceKey(owner)] = true
 		}
@@ -95,16 +95,16 @@ func (c *catalog) mark(key model.ObjectKey, changed map[model.ObjectKey]bool) {
 }
 
 func (c *catalog) own(key model.ObjectKey, path string) {
-	owners := c.owners[key]
+	owners := c.describedBy[key]
 	if i, found := slices.BinarySearch(owners, path); !found {
-		c.owners[key] = slices.Insert(owners, i, path)
+		c.describedBy[key] = slices.Insert(owners, i, path)
 	}
 }
 
 func (c *catalog) disown(key model.ObjectKey, path string) {
-	owners := slices.DeleteFunc(c.owners[key], func(owner string) bool { return owner == path })
-	if c.owners[key] = owners; len(owners) == 0 {
-		delete(c.owners, key)
+	owners := slices.DeleteFunc(c.describedBy[key], func(owner string) bool { return owner == path })
+	if c.describedBy[key] = owners; len(owners) == 0 {
+		delete(c.describedBy, key)
 	}
 }
 
@@ -113,7 +113,7 @@ func (c *catalog) object(key model.ObjectKey) model.Object {
 	if key.Kind == KindSource {
 		return model.Object{Key: key, Problems: c.problems(key.Name)}
 	}
-	if owners := c.owners[key]; len(owners) > 0 {
+	if owners := c.describedBy[key]; len(owners) > 0 {
 		return c.files[owners[0]].objects[key]
 	}
 	return model.Object{Key: key}
@@ -127,7 +127,7 @@ func (c *catalog) problems(path string) []model.Problem {
 	}
 	problems := slices.Clone(f.problems)
 	for key := range f.objects {
-		if first := c.owners[key][0]; first != path {
+		if first := c.describedBy[key][0]; first != path {
 			problems = append(problems, model.Problem{
 				Object:  path,
 				Reason:  model.DuplicateObject,
@@ -190,10 +190,10 @@ var harmless = map[model.Reason]bool{model.DuplicateObject: true, model.InvalidF
 func setChanged(o *model.Object, seen time.Time) {
 	switch {
 	case o.Service != nil:
-		o.Service.Change.At = seen
+		o.Service.Version.At = seen
 	case o.Slice != nil:
-		o.Slice.Change.At = seen
+		o.Slice.Version.At = seen
 	case o.Node != nil:
-		o.Node.Change.At = seen
+		o.Node.Version.At = seen
 	}
 }

@@ -223,9 +223,9 @@ func (d *Directory) load(paths []string) {
 		}
 		d.catalog.put(paths[i], f, changed)
 	}
-	changes := make([]Change, 0, len(changed))
+	changes := make([]Event, 0, len(changed))
 	for key := range changed {
-		changes = append(changes, Change{Object: d.catalog.object(key), Seen: seen})
+		changes = append(changes, Event{Object: d.catalog.object(key), Seen: seen})
 	}
 	d.queue.Set(changes...)
 }

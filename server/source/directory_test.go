@@ -49,7 +49,7 @@ func (f *follower) until(what string, condition func() bool) {
 			f.t.Fatalf("waiting until %s: %v; now:\n%s", what, err, f)
 		}
 		f.synced = b.Synced
-		for _, c := range b.Changes {
+		for _, c := range b.Events {
 			f.objects[c.Key] = c.Object
 		}
 	}

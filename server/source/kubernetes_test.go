@@ -156,7 +156,7 @@ func TestKubernetesStreamsListsAndFollows(t *testing.T) {
 	f.until("all is listed", func() bool {
 		return f.synced && f.endpoint("web-1", "10.244.0.1")() && f.endpoint("web-2", "10.244.0.2")() && f.objects[model.ObjectKey{Kind: model.KindNode, Name: "n1"}].Node != nil
 	})
-	if c := f.objects[sliceKey("web-1")].Slice.Change; c.ResourceVersion != "7" || c.At.IsZero() {
+	if c := f.objects[sliceKey("web-1")].Slice.Version; c.ResourceVersion != "7" || c.At.IsZero() {
 		t.Errorf("change %+v, want version 7 and a time", c)
 	}
 

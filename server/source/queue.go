@@ -21,8 +21,8 @@ const KindSource model.ObjectKind = "Source"
 // without slices everything is refused, and without Nodes no view has a zone.
 var objectKinds = []model.ObjectKind{model.KindService, model.KindEndpointSlice, model.KindNode}
 
-// Change is the newest state of one object. An object that is gone means nothing and has no problems.
-type Change struct {
+// Event is the newest state of one object. An object that is gone means nothing and has no problems.
+type Event struct {
 	model.Object
 
 	// Seen is when the source learned of it. Of several changes that became one, it is the first one's: that is how
@@ -32,8 +32,8 @@ type Change struct {
 
 // Batch is everything that changed since the last one.
 type Batch struct {
-	Changes []Change // One an object, in the order in which the objects were first touched.
-	Synced  bool     // Every kind has been listed completely, in this batch or before.
+	Events []Event // One an object, in the order in which the objects were first touched.
+	Synced bool    // Every kind has been listed completely, in this batch or before.
 }
 
 // Queue holds the changes that nobody has taken yet, one an object: a later one replaces an earlier one. So a source
@@ -44,7 +44,7 @@ type Queue struct {
 	wake chan struct{} // Holds one token while there is something to take.
 
 	mu       sync.Mutex // Guards what follows.
-	pending  []Change
+	pending  []Event
 	index    map[model.ObjectKey]int // Into pending.
 	unsynced map[model.ObjectKind]bool
 	news     bool // A kind has become synced since the last Take.
@@ -60,7 +60,7 @@ func NewQueue() *Queue {
 }
 
 // Set queues changes.
-func (q *Queue) Set(changes ...Change) {
+func (q *Queue) Set(changes ...Event) {
 	if len(changes) == 0 {
 		return
 	}
@@ -118,7 +118,7 @@ func (q *Queue) take() (Batch, bool) {
 	if len(q.pending) == 0 && !q.news {
 		return Batch{}, false
 	}
-	b := Batch{Changes: q.pending, Synced: len(q.unsynced) == 0}
+	b := Batch{Events: q.pending, Synced: len(q.unsynced) == 0}
 	q.pending, q.index, q.news = nil, map[model.ObjectKey]int{}, false
 	return b, true
 }

@@ -16,15 +16,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // service returns a change of a Service that is told apart by its number of ports.
-func service(name string, ports int, seen time.Time) Change {
+func service(name string, ports int, seen time.Time) Event {
 	key := model.ObjectKey{Kind: model.KindService, Namespace: "default", Name: name}
-	return Change{Object: model.Object{Key: key, Service: &model.Service{Ports: make([]model.Port, ports)}}, Seen: seen}
+	return Event{Object: model.Object{Key: key, Service: &model.Service{Ports: make([]model.Port, ports)}}, Seen: seen}
 }
 
 // summary says what a batch holds, in order.
 func summary(b Batch) []string {
 	var all []string
-	for _, c := range b.Changes {
+	for _, c := range b.Events {
 		ports := -1
 		if c.Service != nil {
 			ports = len(c.Service.Ports)
@@ -77,8 +77,8 @@ func TestQueueIsSyncedWhenAllKindsAre(t *testing.T) {
 
 	// A cluster may have no slices at all: the word alone has to wake the taker.
 	q.SetSynced(model.KindEndpointSlice)
-	if b, err := q.Take(t.Context()); err != nil || !b.Synced || len(b.Changes) != 0 {
-		t.Errorf("synced: %v, %d changes, %v; want synced without changes", b.Synced, len(b.Changes), err)
+	if b, err := q.Take(t.Context()); err != nil || !b.Synced || len(b.Events) != 0 {
+		t.Errorf("synced: %v, %d changes, %v; want synced without changes", b.Synced, len(b.Events), err)
 	}
 	q.Set(service("a", 1, time.Unix(100, 0)))
 	if b, err := q.Take(t.Context()); err != nil || !b.Synced {

@@ -28,7 +28,7 @@ type store struct {
 }
 
 // item is a change on its way through the reflector, which wants to know an object's name.
-type item struct{ Change }
+type item struct{ Event }
 
 // GetObjectMeta makes an item an object for the reflector.
 func (i *item) GetObjectMeta() metav1.Object {
@@ -46,7 +46,7 @@ func (s *store) item(obj any) (*item, error) {
 		return o, nil
 	case runtime.Object:
 		seen := time.Now()
-		return &item{Change{Object: s.reader.Read(o, seen), Seen: seen}}, nil
+		return &item{Event{Object: s.reader.Read(o, seen), Seen: seen}}, nil
 	default:
 		return nil, fmt.Errorf("%T is not an object", obj)
 	}
@@ -59,7 +59,7 @@ func (s *store) Add(obj any) error {
 		return err
 	}
 	s.known[i.Key] = true
-	s.queue.Set(i.Change)
+	s.queue.Set(i.Event)
 	return nil
 }
 
@@ -80,7 +80,7 @@ func (s *store) Delete(obj any) error {
 
 // Replace queues a complete list, and the end of every object that is not in it.
 func (s *store) Replace(objs []any, _ string) error {
-	changes := make([]Change, 0, len(objs))
+	changes := make([]Event, 0, len(objs))
 	known := make(map[model.ObjectKey]bool, len(objs))
 	for _, obj := range objs {
 		i, err := s.item(obj)
@@ -88,7 +88,7 @@ func (s *store) Replace(objs []any, _ string) error {
 			return err
 		}
 		known[i.Key] = true
-		changes = append(changes, i.Change)
+		changes = append(changes, i.Event)
 	}
 	for key := range s.known {
 		if !known[key] {
@@ -101,8 +101,8 @@ func (s *store) Replace(objs []any, _ string) error {
 	return nil
 }
 
-func gone(key model.ObjectKey) Change {
-	return Change{Object: model.Object{Key: key}, Seen: time.Now()}
+func gone(key model.ObjectKey) Event {
+	return Event{Object: model.Object{Key: key}, Seen: time.Now()}
 }
 
 // Resync does nothing: whoever takes from the queue remembers what it took.
@@ -116,7 +116,7 @@ func (s *store) report(err error) {
 	}
 	s.failure = failure
 	object := "API server's list of " + string(s.kind) + "s"
-	c := Change{Object: model.Object{Key: model.ObjectKey{Kind: KindSource, Name: object}}, Seen: time.Now()}
+	c := Event{Object: model.Object{Key: model.ObjectKey{Kind: KindSource, Name: object}}, Seen: time.Now()}
 	if err != nil {
 		c.Problems = []model.Problem{{Object: object, Reason: model.Unreadable, Message: failure}}
 	}

@@ -67,7 +67,7 @@ func TestNackOfOneClusterAmongMany(t *testing.T) {
 	}
 	c.wantApplied("n1", clusters, 0)
 
-	seq := c.publish(map[string]cache.Unit{"default/bad": nil})
+	seq := c.publish(map[string]cache.Contribution{"default/bad": nil})
 	n.take(clusters, nil, []string{"10.96.0.66:80"})
 	c.wantEvent(event{node: "n1", typeURL: clusters, since: seq, seq: seq})
 	c.wantApplied("n1", clusters, seq)

@@ -103,8 +103,8 @@ func (c *control) ads() discoverypb.AggregatedDiscoveryServiceClient {
 }
 
 // publish publishes units under their IDs.
-func (c *control) publish(units map[string]cache.Unit) uint64 {
-	return c.Publish(cache.Update{Units: units})
+func (c *control) publish(units map[string]cache.Contribution) uint64 {
+	return c.Publish(cache.Update{Contributions: units})
 }
 
 // wantEvent waits for the next call of the observer.

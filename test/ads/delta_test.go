@@ -123,7 +123,7 @@ func TestRemovalAndReturn(t *testing.T) {
 	n.take(frontends, []string{webFrontend}, nil)
 	n.wantNothing()
 
-	c.publish(map[string]cache.Unit{"default/web": nil})
+	c.publish(map[string]cache.Contribution{"default/web": nil})
 	n.take(frontends, nil, []string{webFrontend})
 	n.take(clusters, nil, []string{webCluster})
 	n.take(assignments, nil, []string{webAssignment})
@@ -152,7 +152,7 @@ func TestNamesAskedFor(t *testing.T) {
 	c.publish(units(t, web("10.1.0.1")))
 	n.take(assignments, []string{webAssignment}, nil)
 	n.wantNothing()
-	c.publish(map[string]cache.Unit{"default/web": nil})
+	c.publish(map[string]cache.Contribution{"default/web": nil})
 	n.take(assignments, nil, []string{webAssignment})
 	n.wantNothing()
 
@@ -177,7 +177,7 @@ func TestNamesAskedFor(t *testing.T) {
 //  4. It subscribes to it again: it gets everything.
 func TestWildcardAndNames(t *testing.T) {
 	c := serve(t, xds.Config{})
-	both := func(ip string) map[string]cache.Unit {
+	both := func(ip string) map[string]cache.Contribution {
 		return units(t, web("10.1.0.1"), service{name: "db", ips: []string{"10.96.0.20", ip}, endpoints: []endpoint{{ip: "10.1.0.9"}}})
 	}
 	c.publish(both("192.0.2.1"))
@@ -213,7 +213,7 @@ func TestTraceOfTheChange(t *testing.T) {
 	n.take(assignments, []string{webAssignment}, nil)
 	n.wantNothing()
 
-	c.Publish(cache.Update{Units: units(t, web("10.1.0.2")), Traceparent: trace})
+	c.Publish(cache.Update{Contributions: units(t, web("10.1.0.2")), Traceparent: trace})
 	changed := n.take(assignments, []string{webAssignment}, nil).GetResources()[0]
 	if got := changed.GetMetadata().GetFilterMetadata()["fairlead"].GetFields()["traceparent"].GetStringValue(); got != trace {
 		t.Errorf("traceparent %q, want %q", got, trace)

@@ -81,10 +81,10 @@ func TestProxyless(t *testing.T) {
 	n.subscribe(lastRoutes, routes, webRoute, dbRoute)
 
 	for _, step := range []struct {
-		unit cache.Unit
+		unit cache.Contribution
 		want string
 	}{{both(t, "10.1.0.1", "10.2.0.1")["default/db"], "default/db:http/TCP"}, {nil, nowhere}} {
-		c.publish(map[string]cache.Unit{"default/db": step.unit})
+		c.publish(map[string]cache.Contribution{"default/db": step.unit})
 		lastRoutes = n.want(routes, 1)
 		if got := cluster(t, lastRoutes); got != step.want {
 			t.Errorf("the route leads to %s, want %s", got, step.want)
@@ -124,8 +124,8 @@ func TestDerivedIsForThoseWhoNameIt(t *testing.T) {
 func TestViewOfAPod(t *testing.T) {
 	c := serveGRPC(t)
 	c.Publish(cache.Update{
-		Units: units(t, zoned()),
-		Views: map[string]*model.View{"n1": {Node: "n1", Zone: "z1"}, "n2": {Node: "n2", Zone: "z2"}},
+		Contributions: units(t, zoned()),
+		Views:         map[string]*model.View{"n1": {Node: "n1", Zone: "z1"}, "n2": {Node: "n2", Zone: "z2"}},
 	})
 	take := func(client sotw, want ...string) *discoverypb.DiscoveryResponse {
 		t.Helper()

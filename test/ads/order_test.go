@@ -101,19 +101,19 @@ func TestMakeBeforeBreak(t *testing.T) {
 //  3. The served one goes: the other's endpoints take its place, with nothing removed in between.
 func TestContestedName(t *testing.T) {
 	c := serve(t, xds.Config{})
-	unit := func(ip string) cache.Unit { return units(t, web(ip))["default/web"] }
-	c.publish(map[string]cache.Unit{"b": unit("10.1.0.2")})
-	c.publish(map[string]cache.Unit{"a": unit("10.1.0.1")})
+	unit := func(ip string) cache.Contribution { return units(t, web(ip))["default/web"] }
+	c.publish(map[string]cache.Contribution{"b": unit("10.1.0.2")})
+	c.publish(map[string]cache.Contribution{"a": unit("10.1.0.1")})
 	n := c.delta("n1", "z1")
 	n.subscribe(assignments, "*")
 	n.wantAddresses(n.take(assignments, []string{webAssignment}, nil), "10.1.0.1")
 
-	c.publish(map[string]cache.Unit{"b": unit("10.1.0.3")})
+	c.publish(map[string]cache.Contribution{"b": unit("10.1.0.3")})
 	n.wantNothing()
-	c.publish(map[string]cache.Unit{"a": nil})
+	c.publish(map[string]cache.Contribution{"a": nil})
 	n.wantAddresses(n.take(assignments, []string{webAssignment}, nil), "10.1.0.3")
 	n.wantNothing()
-	c.publish(map[string]cache.Unit{"a": unit("10.1.0.1")})
+	c.publish(map[string]cache.Contribution{"a": unit("10.1.0.1")})
 	n.wantAddresses(n.take(assignments, []string{webAssignment}, nil), "10.1.0.1")
 	n.wantNothing()
 }

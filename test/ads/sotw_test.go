@@ -16,7 +16,7 @@ import (
 )
 
 // both is a Service web and a Service db.
-func both(t *testing.T, webIP, dbIP string) map[string]cache.Unit {
+func both(t *testing.T, webIP, dbIP string) map[string]cache.Contribution {
 	return units(t, web(webIP), service{name: "db", ips: []string{"10.96.0.20"}, endpoints: []endpoint{{ip: dbIP}}})
 }
 
@@ -49,7 +49,7 @@ func TestSotw(t *testing.T) {
 	n.subscribe(last, assignments, names...)
 	c.wantEvent(event{node: "n1", typeURL: assignments, since: 2, seq: 2})
 
-	c.publish(map[string]cache.Unit{"default/db": nil})
+	c.publish(map[string]cache.Contribution{"default/db": nil})
 	lastClusters = n.want(clusters, 1)
 	n.subscribe(lastClusters, clusters)
 	c.wantEvent(event{node: "n1", typeURL: clusters, since: 3, seq: 3})

@@ -79,7 +79,7 @@ func TestViewAndServiceChangeTogether(t *testing.T) {
 
 	moved := zoned()
 	moved.endpoints[1].ip = "10.1.0.22"
-	c.Publish(cache.Update{Units: units(t, moved), Views: map[string]*model.View{"n1": {Node: "n1", Zone: "z2"}}})
+	c.Publish(cache.Update{Contributions: units(t, moved), Views: map[string]*model.View{"n1": {Node: "n1", Zone: "z2"}}})
 	n.wantAddresses(n.take(assignments, []string{webAssignment}, nil), "10.1.0.22")
 	n.wantNothing()
 }

@@ -52,7 +52,7 @@ type service struct {
 type endpoint struct{ ip, node, zone, hint string }
 
 // units returns the units of Services that are all there is.
-func units(t *testing.T, services ...service) map[string]cache.Unit {
+func units(t *testing.T, services ...service) map[string]cache.Contribution {
 	t.Helper()
 	w := translate.NewWorld()
 	for _, s := range services {
@@ -62,7 +62,7 @@ func units(t *testing.T, services ...service) map[string]cache.Unit {
 	for _, p := range w.Problems() {
 		t.Fatalf("%+v", p)
 	}
-	all := map[string]cache.Unit{}
+	all := map[string]cache.Contribution{}
 	for _, key := range w.Changed() {
 		if plan := w.Plan(key); plan != nil {
 			all[key.String()] = serviceUnit{t, plan}

@@ -17,13 +17,13 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// GenerationKey is the field of Envoy's node metadata that says which generation it is.
+// GenerationKey is the field of Envoy's node metadata that says which Envoy instance it is.
 const GenerationKey = "generation"
 
 // Bootstrap is what one Envoy is started with.
 type Bootstrap struct {
 	Node        string // The node's name, which Envoy reports as its id.
-	Generation  int    // Counts the Envoys of a node; two may run while one replaces the other.
+	Instance    int    // Counts the Envoys of a node; two may run while one replaces the other.
 	XDSSocket   string // Path of the agent's unix socket.
 	AdminSocket string // Path at which Envoy serves its admin interface.
 }
@@ -37,7 +37,7 @@ func (b Bootstrap) JSON() ([]byte, error) {
 	out := &bootstrappb.Bootstrap{
 		Node: &corepb.Node{
 			Id: b.Node, Cluster: "fairlead",
-			Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{GenerationKey: structpb.NewNumberValue(float64(b.Generation))}},
+			Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{GenerationKey: structpb.NewNumberValue(float64(b.Instance))}},
 		},
 		Admin: &bootstrappb.Admin{Address: pipe(b.AdminSocket, 0o600)},
 		DynamicResources: &bootstrappb.Bootstrap_DynamicResources{

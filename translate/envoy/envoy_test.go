@@ -230,7 +230,7 @@ func TestUDPListenerIsStable(t *testing.T) {
 }
 
 func TestBootstrap(t *testing.T) {
-	b, err := Bootstrap{Node: "n1/2", Generation: 2, XDSSocket: "/run/fairlead/xds.sock", AdminSocket: "/run/fairlead/envoy-2.sock"}.JSON()
+	b, err := Bootstrap{Node: "n1/2", Instance: 2, XDSSocket: "/run/fairlead/xds.sock", AdminSocket: "/run/fairlead/envoy-2.sock"}.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Addresses inside the proxy's network namespace. They are the same in every generation: nothing outside sees them.
+// Addresses inside the proxy's network namespace. They are the same in every Envoy instance: nothing outside sees them.
 var (
 	// NodePortAlias4 and NodePortAlias6 stand for the node's own addresses: a node cannot route its own address to
 	// another namespace, so a NodePort's destination is rewritten to them on the way in.

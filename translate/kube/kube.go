@@ -32,22 +32,22 @@ type Reader struct {
 // change where the object itself does not tell. An object of a kind that Fairlead does not read has no key.
 func (r Reader) Read(o runtime.Object, seen time.Time) model.Object {
 	var read model.Object
-	var change *model.Change
+	var change *model.ObjectVersion
 	switch o := o.(type) {
 	case *corev1.Service:
 		read = r.service(o)
 		if read.Service != nil {
-			change = &read.Service.Change
+			change = &read.Service.Version
 		}
 	case *discoveryv1.EndpointSlice:
 		read = slice(o)
 		if read.Slice != nil {
-			change = &read.Slice.Change
+			change = &read.Slice.Version
 		}
 	case *corev1.Node:
 		read = node(o)
 		if read.Node != nil {
-			change = &read.Node.Change
+			change = &read.Node.Version
 		}
 	case *metav1.PartialObjectMetadata:
 		if o.Kind == string(model.KindEndpoints) {
@@ -67,12 +67,12 @@ func keyOf(kind model.ObjectKind, o metav1.Object) model.ObjectKey {
 
 // changeOf returns an object's version and when it was written: the newest entry of its managed fields, which every
 // writer keeps, else its creation.
-func changeOf(key model.ObjectKey, o metav1.Object) model.Change {
+func versionOf(key model.ObjectKey, o metav1.Object) model.ObjectVersion {
 	at := o.GetCreationTimestamp().Time
 	for _, f := range o.GetManagedFields() {
 		if f.Time != nil && f.Time.After(at) {
 			at = f.Time.Time
 		}
 	}
-	return model.Change{Object: key.String(), ResourceVersion: o.GetResourceVersion(), At: at.UTC()}
+	return model.ObjectVersion{Object: key.String(), ResourceVersion: o.GetResourceVersion(), At: at.UTC()}
 }

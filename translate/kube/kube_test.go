@@ -74,16 +74,16 @@ func TestReadTellsWhenAnObjectChanged(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := Reader{}.Read(tc.object, seen)
-			var got model.Change
+			var got model.ObjectVersion
 			switch {
 			case o.Service != nil:
-				got = o.Service.Change
+				got = o.Service.Version
 			case o.Slice != nil:
-				got = o.Slice.Change
+				got = o.Slice.Version
 			case o.Node != nil:
-				got = o.Node.Change
+				got = o.Node.Version
 			}
-			if want := (model.Change{Object: o.Key.String(), ResourceVersion: "7", At: tc.want}); got != want {
+			if want := (model.ObjectVersion{Object: o.Key.String(), ResourceVersion: "7", At: tc.want}); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 		})
@@ -114,7 +114,7 @@ func TestReadNode(t *testing.T) {
 			Zone:      "a",
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("203.0.113.1")},
 			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:1::/64")},
-			Change:    model.Change{Object: "Node n1", At: seen},
+			Version:   model.ObjectVersion{Object: "Node n1", At: seen},
 		},
 	}
 	got := Reader{}.Read(n, seen)

@@ -27,7 +27,7 @@ func node(n *corev1.Node) model.Object {
 			PodCIDRs:  podCIDRs(n, rep),
 			Ineligible: !n.DeletionTimestamp.IsZero() ||
 				slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeleted }),
-			Change: changeOf(key, n),
+			Version: versionOf(key, n),
 		}
 	}
 	o.Problems = rep.list()

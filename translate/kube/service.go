@@ -48,7 +48,7 @@ func readService(svc *corev1.Service, key model.ObjectKey, rep *report) *model.S
 	s := &model.Service{
 		Key:        model.ServiceKey{Namespace: key.Namespace, Name: key.Name},
 		Created:    svc.CreationTimestamp.UTC(),
-		Change:     changeOf(key, svc),
+		Version:    versionOf(key, svc),
 		ClusterIPs: clusterIPs(svc, rep),
 	}
 	if len(s.ClusterIPs) == 0 {

@@ -39,7 +39,7 @@ func readSlice(es *discoveryv1.EndpointSlice, key model.ObjectKey, rep *report) 
 		Namespace: key.Namespace,
 		Name:      key.Name,
 		Service:   model.ServiceKey{Namespace: key.Namespace, Name: service},
-		Change:    changeOf(key, es),
+		Version:   versionOf(key, es),
 		Family:    model.Family(es.AddressType),
 	}
 	if s.Family != model.IPv4 && s.Family != model.IPv6 {
@@ -48,7 +48,7 @@ func readSlice(es *discoveryv1.EndpointSlice, key model.ObjectKey, rep *report) 
 	}
 	// The controller notes when the pod changed for which it wrote the slice; people wait from then on.
 	if t, err := time.Parse(time.RFC3339Nano, es.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
-		s.Change.At = t.UTC()
+		s.Version.At = t.UTC()
 	}
 	s.Ports = slicePorts(es, rep)
 	s.Endpoints = make([]model.SliceEndpoint, 0, len(es.Endpoints))

@@ -90,7 +90,7 @@ const (
 type Service struct {
 	Key     ServiceKey
 	Created time.Time // creationTimestamp; decides between two Services that claim the same frontend.
-	Change  Change
+	Version ObjectVersion
 
 	Ports           []Port
 	ClusterIPs      []netip.Addr // At most one of each family.
@@ -131,7 +131,7 @@ func (s *Service) ID(p Port) ServicePort {
 type EndpointSlice struct {
 	Namespace, Name string
 	Service         ServiceKey
-	Change          Change
+	Version         ObjectVersion
 
 	Family    Family
 	Ports     []SlicePort
@@ -166,7 +166,7 @@ type Node struct {
 	Addresses  []netip.Addr // InternalIPs, then ExternalIPs, in the object's order.
 	PodCIDRs   []netip.Prefix
 	Ineligible bool // It is being deleted, or marked for it: load balancers should send it nothing new.
-	Change     Change
+	Version    ObjectVersion
 }
 
 // ObjectKind is the kind of a Kubernetes object that Fairlead reads.
@@ -186,7 +186,7 @@ type ObjectKey struct {
 	Namespace, Name string
 }
 
-// String returns kind namespace/name, as Problem.Object and Change.Object spell it.
+// String returns kind namespace/name, as Problem.Object and ObjectVersion.Object spell it.
 func (k ObjectKey) String() string {
 	if k.Namespace == "" {
 		return string(k.Kind) + " " + k.Name
@@ -209,8 +209,8 @@ type View struct {
 	Node, Zone string
 }
 
-// Change is the version of an object that a result was made from, for traces.
-type Change struct {
+// ObjectVersion is the version of an object that a result was made from, for traces.
+type ObjectVersion struct {
 	Object          string    // Kind namespace/name.
 	ResourceVersion string    // Empty when the source has none.
 	At              time.Time // When the object changed or, failing that, was seen to have changed.
@@ -330,7 +330,7 @@ type Route struct {
 type EndpointSet struct {
 	Name      string // The ServicePort's, then /ipv6 for that family, then /local for the endpoints of this node alone.
 	Endpoints []Endpoint
-	Changes   []Change // Of the objects it was made from, the one that changed last; several if they did so at once.
+	Versions  []ObjectVersion // Of the objects it was made from, the one that changed last; several if they did so at once.
 }
 
 // Reason classifies a Problem. The list is closed.

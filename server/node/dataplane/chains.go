@@ -41,14 +41,14 @@ var mapTypes = map[string]string{
 	mapName(aliasMap, false, true):  "ip6 daddr . meta l4proto . th dport : ip6 daddr",
 }
 
-// The maps of the living generations: from a connection's mark to its veth's chain, and from the veth by which Envoy sends.
+// The maps of the living Envoy instances: from a connection's mark to its veth's chain, and from the veth by which Envoy sends.
 const (
 	markMap = "marks"
 	vethMap = "veths"
 )
 
-// generationMaps are the types of the maps that addChains fills.
-var generationMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
+// instanceMaps are the types of the maps that addChains fills.
+var instanceMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
 
 // addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
 // address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
@@ -59,7 +59,7 @@ func addMaps(tx *knftables.Transaction) {
 			tx.Flush(&knftables.Map{Name: name})
 		}
 	}
-	for name, kind := range generationMaps {
+	for name, kind := range instanceMaps {
 		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
 	}
 	for _, ipv6 := range []bool{false, true} {
@@ -84,7 +84,7 @@ func (t *Table) addChains(tx *knftables.Transaction) {
 		tx.Add(nft)
 		tx.Flush(nft)
 	}
-	t.addGenerations(tx)
+	t.addInstances(tx)
 	for _, c := range chains {
 		for _, r := range c.rules {
 			tx.Add(&knftables.Rule{Chain: c.name, Rule: r})
@@ -92,12 +92,12 @@ func (t *Table) addChains(tx *knftables.Transaction) {
 	}
 }
 
-// addGenerations fills the maps of the living generations anew.
-func (t *Table) addGenerations(tx *knftables.Transaction) {
-	for name := range generationMaps {
+// addInstances fills the maps of the living Envoy instances anew.
+func (t *Table) addInstances(tx *knftables.Transaction) {
+	for name := range instanceMaps {
 		tx.Flush(&knftables.Map{Name: name})
 	}
-	for _, id := range t.generations.Live {
+	for _, id := range t.instances.Live {
 		for _, class := range envoyns.Classes {
 			tx.Add(&knftables.Element{Map: markMap, Key: []string{fmt.Sprintf("%#x", t.config.Mark(id, class))}, Value: []string{goTo(resumeName(id, class))}})
 		}
@@ -111,7 +111,7 @@ func (t *Table) addGenerations(tx *knftables.Transaction) {
 func (t *Table) chains() []chain {
 	all := t.verdictChains()
 	for id := envoyns.ID(1); id <= envoyns.MaxID; id++ {
-		all = append(all, t.generationChains(id)...)
+		all = append(all, t.instanceChains(id)...)
 	}
 	return append(all, rangeChain(incoming), rangeChain(own), t.lookups(incoming), t.lookups(own), t.prerouting(), t.output(),
 		t.natPrerouting("nat-prerouting", knftables.PreroutingHook), t.natPrerouting("nat-output", knftables.OutputHook),
@@ -123,7 +123,7 @@ func (t *Table) verdictChains() []chain {
 	var all []chain
 	for _, class := range envoyns.Classes {
 		c := chain{name: envoyns.ClassName(class), rules: []string{count(counterWaiting) + " drop"}} // A client tries again until there is an Envoy.
-		if id := t.generations.Current; id != 0 {
+		if id := t.instances.Current; id != 0 {
 			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
 			if class == frontendpb.Class_KEEP {
 				c.rules = append(noteCaller(), c.rules...)
@@ -151,9 +151,9 @@ func noteCaller() []string {
 	return []string{"update @callers4 { ip saddr . ip saddr }", "update @callers6 { ip6 saddr . ip6 saddr }"}
 }
 
-// generationChains returns the chains of one generation, for the packets that belong to it and for those that it sends.
-// They exist for every possible generation, so that the rules that lead to them are all that changes.
-func (t *Table) generationChains(id envoyns.ID) []chain {
+// instanceChains returns the chains of one Envoy instance, for the packets that belong to it and for those that it sends.
+// They exist for every possible Envoy instance, so that the rules that lead to them are all that changes.
+func (t *Table) instanceChains(id envoyns.ID) []chain {
 	var all []chain
 	for _, class := range envoyns.Classes {
 		all = append(all, chain{name: resumeName(id, class), rules: []string{t.setMark("meta mark", id, class), "accept"}})
@@ -195,7 +195,7 @@ func (t *Table) setMark(mark string, id envoyns.ID, class frontendpb.Class) stri
 func (t *Table) established(lookups string) []string {
 	var current []string
 	for _, class := range envoyns.Classes {
-		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.generations.Current, class)))
+		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.instances.Current, class)))
 	}
 	return []string{
 		// An answer to the node, or to a pod, from a port that is also a NodePort's.
@@ -276,7 +276,7 @@ func (t *Table) natInput() chain {
 
 func (t *Table) natPostrouting() chain {
 	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority, rules: t.directSources()}
-	if len(t.generations.Live) == 0 {
+	if len(t.instances.Live) == 0 {
 		return c
 	}
 	c.rules = append(c.rules, fmt.Sprintf("iifname { %s } masquerade fully-random", t.veths(frontendpb.Class_MASQ)))
@@ -300,7 +300,7 @@ func (t *Table) natToEnvoy() chain {
 		}
 	}
 	// Envoy sends datagrams on under the source that they came with, which must be one that leads back to its namespace.
-	for _, id := range t.generations.Live {
+	for _, id := range t.instances.Live {
 		v4, v6 := envoyns.MasqueradeSource(id)
 		link := envoyns.LinkName(id, frontendpb.Class_MASQ)
 		c.rules = append(c.rules,
@@ -310,10 +310,10 @@ func (t *Table) natToEnvoy() chain {
 	return c
 }
 
-// veths returns the live generations' veths of a class, quoted and separated by commas.
+// veths returns the live Envoy instances' veths of a class, quoted and separated by commas.
 func (t *Table) veths(class frontendpb.Class) string {
 	var names []string
-	for _, id := range t.generations.Live {
+	for _, id := range t.instances.Live {
 		names = append(names, strconv.Quote(envoyns.LinkName(id, class)))
 	}
 	return strings.Join(names, ", ")

@@ -42,7 +42,7 @@ func directMapTypes() map[string]string {
 // directName returns the name of the chain of a direct route.
 func directName(class frontendpb.Class) string { return "direct-" + envoyns.ClassName(class) }
 
-// directMark returns the mark of a packet that begins a direct connection: no generation has the number 0.
+// directMark returns the mark of a packet that begins a direct connection: no Envoy instance has the number 0.
 func (t *Table) directMark(class frontendpb.Class) uint32 { return t.config.Mark(0, class) }
 
 // directChains returns the chains of direct routes. Only packets are marked, no connections: those are decided once.

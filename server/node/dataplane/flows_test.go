@@ -79,7 +79,7 @@ func TestFlowsOfAnother(t *testing.T) {
 	for _, a := range []string{"10.96.8.1/32", "10.96.8.2/32"} {
 		ownAddress(t, a)
 	}
-	answer(t, "10.96.8.1:53", "fairlead") // In place of Envoy: no link of a generation is there.
+	answer(t, "10.96.8.1:53", "fairlead") // In place of Envoy: no link of an Envoy instance is there.
 	answer(t, "10.96.8.2:53", "fairlead")
 	answer(t, "127.0.0.1:5353", "kube-proxy")
 	nft(t, "add table ip kube-proxy; add chain ip kube-proxy output { type nat hook output priority -100; }")

@@ -1,7 +1,7 @@
-// Package dataplane keeps the host's nftables table: which address and port goes to which class of the current generation,
+// Package dataplane keeps the host's nftables table: which address and port goes to which class of the current Envoy instance,
 // is refused or is dropped.
 //
-// Frontends, the node's addresses and the generations come in; one nftables transaction goes out per commit, holding
+// Frontends, the node's addresses and the Envoy instances come in; one nftables transaction goes out per commit, holding
 // only what changed. The package owns its tables whole, and touches no other.
 package dataplane
 
@@ -36,8 +36,8 @@ type Node struct {
 	PodInterfaces []string       // By the link alone; a name, or the beginning of names with a * behind it.
 }
 
-// Generations are the Envoys of the node.
-type Generations struct {
+// Instances are the Envoys of the node.
+type Instances struct {
 	Live    []envoyns.ID // Whose connections are to be kept, in order.
 	Current envoyns.ID   // Gets the new connections; 0: there is none, and they are dropped until there is one.
 }
@@ -47,15 +47,15 @@ type Table struct {
 	nft    knftables.Interface
 	config envoyns.Config
 
-	node        Node
-	generations Generations
-	wanted      map[string]*frontendpb.Frontend
-	changed     map[string]bool // Names of frontends that differ from what the kernel has.
+	node      Node
+	instances Instances
+	wanted    map[string]*frontendpb.Frontend
+	changed   map[string]bool // Names of frontends that differ from what the kernel has.
 
 	picks    picks
 	applied  map[string][]element // By frontend's name; what the kernel has.
 	podLinks []string             // That the kernel has.
-	static   bool                 // The kernel has the chains of node and generations.
+	static   bool                 // The kernel has the chains of node and Envoy instances.
 	complete bool                 // The kernel has the table at all.
 
 	stale flowFilter   // Flows that are still to be forgotten.
@@ -99,10 +99,10 @@ func (t *Table) SetNode(n Node) {
 	t.node = n
 }
 
-// SetGenerations makes g the node's generations with the next Commit.
-func (t *Table) SetGenerations(g Generations) {
-	if g.Current != t.generations.Current || !slices.Equal(g.Live, t.generations.Live) {
-		t.generations, t.static = g, false
+// SetInstances makes g the node's Envoy instances with the next Commit.
+func (t *Table) SetInstances(g Instances) {
+	if g.Current != t.instances.Current || !slices.Equal(g.Live, t.instances.Live) {
+		t.instances, t.static = g, false
 	}
 }
 
@@ -148,7 +148,7 @@ func (t *Table) Commit(ctx context.Context) error {
 
 // write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
 // kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
-func (t *Table) write(ctx context.Context, replace bool) (written, error) {
+func (t *Table) write(ctx context.Context, replace bool) (writeResult, error) {
 	tx := t.nft.NewTransaction()
 	var left []string
 	if !t.complete {
@@ -167,14 +167,14 @@ func (t *Table) write(ctx context.Context, replace bool) (written, error) {
 	if !t.complete || !t.static {
 		t.addChains(tx)
 	}
-	done := written{picks: t.addPicks(tx, left)}
+	done := writeResult{picks: t.addPicks(tx, left)}
 	done.elements, done.removed, done.added = t.addElements(tx)
 	t.removePicks(tx, done.picks)
 	return done, t.nft.Run(ctx, tx)
 }
 
 // written is what a transaction wrote.
-type written struct {
+type writeResult struct {
 	elements       map[string][]element // Of the frontends that it looked at.
 	removed, added []element
 	picks          pickChange
@@ -279,7 +279,7 @@ func (t *Table) Intact(ctx context.Context) bool {
 		}
 	}
 	found, err := t.nft.List(ctx, "maps")
-	return err == nil && len(found) >= len(mapTypes)+len(generationMaps)+2*len(t.picks.applied)
+	return err == nil && len(found) >= len(mapTypes)+len(instanceMaps)+2*len(t.picks.applied)
 }
 
 // Remove deletes the table from the kernel. That it is not there is no error.

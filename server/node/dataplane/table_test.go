@@ -46,7 +46,7 @@ func clusterIP(addr string, port uint32, protocol string) *frontendpb.Frontend {
 	}
 }
 
-// newTestTable returns a table of its own in the kernel, with two generations.
+// newTestTable returns a table of its own in the kernel, with two Envoy instances.
 func newTestTable(t *testing.T) *Table {
 	t.Helper()
 	table, err := New(envoyns.DefaultConfig())
@@ -58,7 +58,7 @@ func newTestTable(t *testing.T) *Table {
 		Addresses: addresses, First: addresses,
 		Pods: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")},
 	})
-	table.SetGenerations(Generations{Live: []envoyns.ID{1, 2}, Current: 2})
+	table.SetInstances(Instances{Live: []envoyns.ID{1, 2}, Current: 2})
 	t.Cleanup(func() {
 		if err := table.Remove(context.Background()); err != nil { // The test's own context has ended.
 			t.Error(err)

@@ -1,7 +1,7 @@
 // Package envoyns joins one Envoy to its node: a network namespace of its own, three veth pairs to the host (one
 // per class of connections), the policy routes of both sides, and the namespace's static rules.
 //
-// A generation's number and a namespace come in; links, routes, rules and an nftables table inside the namespace come
+// An Envoy instance's number and a namespace come in; links, routes, rules and an nftables table inside the namespace come
 // out. The package knows no Service, and touches nothing of the host but what carries its own names, marks and tables.
 package envoyns
 
@@ -18,10 +18,10 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// ID numbers the generations of a node, from 1 to MaxID; numbers are used again once their Envoy is gone.
+// ID numbers the Envoy instances of a node, from 1 to MaxID; numbers are used again once their Envoy is gone.
 type ID int
 
-// MaxID is the last generation number: four bits of the mark hold it.
+// MaxID is the last Envoy instance number: four bits of the mark hold it.
 const MaxID ID = 15
 
 // Classes are the classes of connections; each has a veth pair.
@@ -37,7 +37,7 @@ const (
 	localPref      = 9
 )
 
-// Config says which names and numbers of the host a node's generations use.
+// Config says which names and numbers of the host a node's Envoy instances use.
 type Config struct {
 	// Mask is the six adjacent bits of packet and connection marks that belong to Fairlead. kube-proxy uses 0xc000,
 	// AWS 0x80, Calico the high half.
@@ -64,15 +64,15 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// index is a number of six bits for a generation's class; never 0.
+// index is a number of six bits for an Envoy instance's class; never 0.
 func index(id ID, class frontendpb.Class) int { return int(id)<<2 | int(class) }
 
-// Mark returns the mark of packets that belong to a generation's class.
+// Mark returns the mark of packets that belong to an Envoy instance's class.
 func (c Config) Mark(id ID, class frontendpb.Class) uint32 {
 	return uint32(index(id, class)) << bits.TrailingZeros32(c.Mask)
 }
 
-// table returns the routing table that leads to a generation's class.
+// table returns the routing table that leads to an Envoy instance's class.
 func (c Config) table(id ID, class frontendpb.Class) int { return c.Table + index(id, class) }
 
 // ClassName returns the name of a class, which is also the name of its veth inside the namespace.
@@ -83,7 +83,7 @@ func LinkName(id ID, class frontendpb.Class) string {
 	return "fl" + strconv.Itoa(int(id)) + ClassName(class)[:1]
 }
 
-// IsLink reports whether a link of the host's has the name of a generation's.
+// IsLink reports whether a link of the host's has the name of an Envoy instance's.
 func IsLink(name string) bool {
 	for _, class := range Classes {
 		for id := ID(1); id <= MaxID; id++ {
@@ -95,7 +95,7 @@ func IsLink(name string) bool {
 	return false
 }
 
-// parseLinkName is the reverse of LinkName for the veth of class keep, which exists if and only if the generation does.
+// parseLinkName is the reverse of LinkName for the veth of class keep, which exists if and only if the Envoy instance does.
 func parseLinkName(name string) (ID, bool) {
 	number, ok := strings.CutSuffix(strings.TrimPrefix(name, "fl"), "k")
 	id, err := strconv.Atoi(number)
@@ -119,7 +119,7 @@ func addresses(id ID, class frontendpb.Class) (v4, v6 pair) {
 	return pair{four(1), four(2)}, pair{six(1), six(2)}
 }
 
-// MasqueradeSource returns the source that datagrams of class masq carry into a generation's namespace.
+// MasqueradeSource returns the source that datagrams of class masq carry into an Envoy instance's namespace.
 func MasqueradeSource(id ID) (v4, v6 netip.Addr) {
 	return netip.AddrFrom4([4]byte{169, 254, 65, byte(id)}), netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 1, 15: byte(id)})
 }

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// host returns a lab's node to build generations on.
+// host returns a lab's node to build Envoy instances on.
 func host(t *testing.T) *lab.Node {
 	t.Helper()
 	l, err := lab.New()
@@ -103,7 +103,7 @@ func namespace(t *testing.T, h *lab.Node) netns.NsHandle {
 	return ns
 }
 
-// Building and removing a generation leaves the host as it was.
+// Building and removing an Envoy instance leaves the host as it was.
 func TestRemoveLeavesNothing(t *testing.T) {
 	h, config := host(t), DefaultConfig()
 	before := state(t, h)
@@ -127,7 +127,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
-// Existing finds the generations whose namespace is alive, and Build replaces what is left of a number.
+// Existing finds the Envoy instances whose namespace is alive, and Build replaces what is left of a number.
 func TestExisting(t *testing.T) {
 	h, config := host(t), DefaultConfig()
 	ns := namespace(t, h)
@@ -177,7 +177,7 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// A generation that cannot be built leaves nothing.
+// A Envoy instance that cannot be built leaves nothing.
 func TestFailedBuild(t *testing.T) {
 	h, config := host(t), DefaultConfig()
 	before := state(t, h)

@@ -24,7 +24,7 @@ var families = []struct {
 	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 }
 
-// Build joins the network namespace at ns to the calling process's as generation id, by veths of an MTU in bytes. What an earlier generation of the
+// Build joins the network namespace at ns to the calling process's as Envoy instance id, by veths of an MTU in bytes. What an earlier Envoy instance of the
 // same number left behind is removed first. On an error the host is left as if nothing had been done.
 func Build(c Config, id ID, ns, mtu int) error {
 	if err := Remove(c, id); err != nil {
@@ -161,7 +161,7 @@ func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink
 	return nil
 }
 
-// Remove deletes all that a generation has on the host. What is not there is no error.
+// Remove deletes all that an Envoy instance has on the host. What is not there is no error.
 func Remove(c Config, id ID) error {
 	var errs []error
 	for _, class := range Classes {
@@ -181,7 +181,7 @@ func Remove(c Config, id ID) error {
 	return nil
 }
 
-// removePolicies deletes a generation's rules and routing tables of one family.
+// removePolicies deletes an Envoy instance's rules and routing tables of one family.
 func removePolicies(c Config, id ID, family int) error {
 	rules, err := netlink.RuleList(family)
 	if err != nil {
@@ -207,7 +207,7 @@ func removePolicies(c Config, id ID, family int) error {
 	return errors.Join(errs...)
 }
 
-// Existing returns the generations whose Envoy is alive, in order: a namespace, and with it the far end of its veths,
+// Existing returns the Envoy instances whose Envoy is alive, in order: a namespace, and with it the far end of its veths,
 // lives as long as a process in it.
 func Existing() ([]ID, error) {
 	links, err := Undisturbed(netlink.LinkList)
@@ -224,7 +224,7 @@ func Existing() ([]ID, error) {
 	return ids, nil
 }
 
-// RemoveAll deletes everything of every generation from the host.
+// RemoveAll deletes everything of every Envoy instance from the host.
 func RemoveAll(c Config) error {
 	var errs []error
 	for id := ID(1); id <= MaxID; id++ {
@@ -266,7 +266,7 @@ func prefix(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// Repair puts back what of a generation's addresses, routes and rules on the host is missing. Network managers are known to
+// Repair puts back what of an Envoy instance's addresses, routes and rules on the host is missing. Network managers are known to
 // remove what they did not make.
 func Repair(c Config, id ID) error {
 	ipv6 := IPv6()

@@ -19,7 +19,7 @@ import (
 
 // inNamespace runs f in the network namespace at ns, on this goroutine's thread, which comes back afterwards. One that could
 // not come back is never used by another goroutine. To let threads end in the namespace instead would not do: a process's
-// first thread cannot end, and would keep the namespace, and so the generation, alive.
+// first thread cannot end, and would keep the namespace, and so the Envoy instance, alive.
 func inNamespace(ns int, f func() error) (err error) {
 	runtime.LockOSThread()
 	before, err := netns.GetFromPath("/proc/thread-self/ns/net")

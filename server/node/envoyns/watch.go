@@ -7,7 +7,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Watch sends to changed whenever a veth appeared or disappeared, as a generation's does when its Envoy has died and a pod's
+// Watch sends to changed whenever a veth appeared or disappeared, as an Envoy instance's does when its Envoy has died and a pod's
 // with the pod, or a bridge is another than before, until ctx ends. changed needs room for one; what is already told is not told again.
 func Watch(ctx context.Context, changed chan<- struct{}) error {
 	updates := make(chan netlink.LinkUpdate)

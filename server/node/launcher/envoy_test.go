@@ -17,7 +17,7 @@ import (
 )
 
 func TestAdminSocket(t *testing.T) {
-	bootstrap, err := envoy.Bootstrap{Node: "n1/1", Generation: 1, XDSSocket: "/run/x", AdminSocket: "/run/admin-1.sock"}.JSON()
+	bootstrap, err := envoy.Bootstrap{Node: "n1/1", Instance: 1, XDSSocket: "/run/x", AdminSocket: "/run/admin-1.sock"}.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}

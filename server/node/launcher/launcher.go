@@ -72,7 +72,7 @@ const bootstrapFlag = "--config-yaml"
 // arguments returns the command line of Envoy.
 func arguments(c Config, bootstrap []byte) []string {
 	args := []string{c.Envoy, bootstrapFlag, string(bootstrap), "--log-level", c.LogLevel,
-		// Hot restart shares memory by machine, not by namespace: two generations would mistake each other for themselves.
+		// Hot restart shares memory by machine, not by namespace: two Envoy instances would mistake each other for themselves.
 		"--disable-hot-restart"}
 	if c.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))

@@ -65,8 +65,8 @@ type Client struct {
 	addresses addresses
 
 	updates chan Update
-	answers chan answer   // From Ack and Nack to the owner.
-	events  chan event    // From the stream to the owner.
+	answers chan answer   // From Ack and Nack to the session.
+	events  chan event    // From the stream to the session.
 	done    chan struct{} // Closed when Run returns.
 
 	// wait pauses between two rounds of attempts, for a random time below the ceiling. Tests replace it.
@@ -157,7 +157,7 @@ func check(config Config) error {
 // resources are shared and immutable.
 func (c *Client) Loaded() map[string]map[string]Resource { return c.known.snapshot() }
 
-// Updates returns the channel on which the node's owner takes updates. Every update has to be answered, by Ack or by
+// Updates returns the channel on which the node's reconciler takes updates. Every update has to be answered, by Ack or by
 // Nack: the next one of its type comes only then. The channel is never closed.
 func (c *Client) Updates() <-chan Update { return c.updates }
 
@@ -206,7 +206,7 @@ func (c *Client) Run(ctx context.Context) error {
 
 	var connecting sync.WaitGroup
 	connecting.Go(func() { c.connect(ctx) })
-	newOwner(c).run(ctx)
+	newSession(c).run(ctx)
 	connecting.Wait()
 
 	close(stop)

@@ -42,7 +42,7 @@ func (r *replica) Acked(_, _ string, _, _ uint64) {}
 // Nacked is a part of cache.Observer.
 func (r *replica) Nacked(_, _, detail string) { r.refused <- detail }
 
-func newReplica(t *testing.T, address string, services map[string]cache.Unit) *replica {
+func newReplica(t *testing.T, address string, services map[string]cache.Contribution) *replica {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -50,7 +50,7 @@ func newReplica(t *testing.T, address string, services map[string]cache.Unit) *r
 	}
 	r := &replica{address: listener.Addr().String(), refused: make(chan string, 1)}
 	r.Cache = cache.New(cache.Config{Observer: r})
-	r.Publish(cache.Update{Units: services})
+	r.Publish(cache.Update{Contributions: services})
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- xds.New(xds.Config{Cache: r.Cache}).Serve(ctx, listener) }()
@@ -68,7 +68,7 @@ func newReplica(t *testing.T, address string, services map[string]cache.Unit) *r
 // The control plane itself: it learns what the node forwards, and a node that moves to another replica is sent what
 // differs there and nothing else. The replicas follow each other at one address.
 func TestReplicas(t *testing.T) {
-	services := map[string]cache.Unit{}
+	services := map[string]cache.Contribution{}
 	for i := range 100 {
 		name := fmt.Sprintf("10.96.0.%d:80/TCP", i)
 		services[name] = newService(t, name, 80)
@@ -103,8 +103,8 @@ func TestReplicas(t *testing.T) {
 	third := newReplica(t, first.address, services)
 	eventually(t, "third replica knows without sending", func() bool { return third.Applied("n1", frontends) == 1 })
 	third.Publish(cache.Update{
-		Units:       map[string]cache.Unit{added: newService(t, added, 80)},
-		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		Contributions: map[string]cache.Contribution{added: newService(t, added, 80)},
+		Traceparent:   "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	})
 	u = take(t, node.Updates())
 	if len(u.Changed) != 1 || u.Changed[0].Name != added || len(u.Removed) != 0 {

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// subscription is one resource type, as the owner sees it.
+// subscription is one resource type, as the session sees it.
 type subscription struct {
 	typeURL    string
 	status     *TypeStatus // In Client.status, written under Client.mu.
@@ -19,9 +19,9 @@ type subscription struct {
 	working    *ticket     // Of the update that is with the agent.
 }
 
-// owner holds the state of the protocol. Only the goroutine of run touches it. It never blocks outside its select, so
+// session holds the state of the protocol. Only the goroutine of run touches it. It never blocks outside its select, so
 // neither a slow agent nor a slow server can hold up the other.
-type owner struct {
+type session struct {
 	client        *Client
 	subscriptions []*subscription // In the order of Config.Types.
 	stream        *stream         // Nil while there is none.
@@ -29,15 +29,15 @@ type owner struct {
 	ready         []*subscription // Those whose pending update can go to the agent, the longest waiting first.
 }
 
-func newOwner(c *Client) *owner {
-	o := &owner{client: c}
+func newSession(c *Client) *session {
+	o := &session{client: c}
 	for i, t := range c.config.Types {
 		o.subscriptions = append(o.subscriptions, &subscription{typeURL: t, status: &c.status.Types[i]})
 	}
 	return o
 }
 
-func (o *owner) run(ctx context.Context) {
+func (s *session) run(ctx context.Context) {
 	for {
 		var (
 			updates  chan<- Update
@@ -45,130 +45,130 @@ func (o *owner) run(ctx context.Context) {
 			requests chan<- *discoverypb.DeltaDiscoveryRequest
 			request  *discoverypb.DeltaDiscoveryRequest
 		)
-		if len(o.ready) > 0 {
-			updates, update = o.client.updates, *o.ready[0].pending
+		if len(s.ready) > 0 {
+			updates, update = s.client.updates, *s.ready[0].pending
 		}
-		if len(o.requests) > 0 {
-			requests, request = o.stream.requests, o.requests[0]
+		if len(s.requests) > 0 {
+			requests, request = s.stream.requests, s.requests[0]
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-o.client.events:
-			o.handle(e)
-		case a := <-o.client.answers:
-			o.answered(a)
+		case e := <-s.client.events:
+			s.handle(e)
+		case a := <-s.client.answers:
+			s.answered(a)
 		case updates <- update:
-			o.handed()
+			s.handed()
 		case requests <- request:
-			o.requests = o.requests[1:]
+			s.requests = s.requests[1:]
 		}
 	}
 }
 
-func (o *owner) handle(e event) {
+func (s *session) handle(e event) {
 	switch {
 	case e.err != nil:
-		o.closed(e)
+		s.closed(e)
 	case e.response != nil:
-		o.received(e)
+		s.received(e)
 	default:
-		o.opened(e)
+		s.opened(e)
 	}
 }
 
-func (o *owner) opened(e event) {
-	o.stream = e.stream
-	for _, s := range o.subscriptions {
-		o.subscribe(s)
+func (s *session) opened(e event) {
+	s.stream = e.stream
+	for _, sub := range s.subscriptions {
+		s.subscribe(sub)
 	}
-	o.note(func(status *Status) {
+	s.note(func(status *Status) {
 		status.Connected, status.Address, status.Since = true, e.stream.address, time.Now()
 		status.Streams++
 	})
 }
 
 // closed forgets what the node has not begun to apply: the next stream brings it again.
-func (o *owner) closed(e event) {
-	o.note(func(status *Status) {
+func (s *session) closed(e event) {
+	s.note(func(status *Status) {
 		if status.Connected {
 			status.Connected, status.Address, status.Since = false, "", time.Now()
 		}
 		status.LastError = e.err.Error()
 	})
-	o.stream, o.requests, o.ready = nil, nil, nil
-	for _, s := range o.subscriptions {
-		s.subscribed, s.pending = false, nil
+	s.stream, s.requests, s.ready = nil, nil, nil
+	for _, sub := range s.subscriptions {
+		sub.subscribed, sub.pending = false, nil
 	}
 }
 
 // subscribe asks for all resources of a type but those that the node has, as soon as it is certain what it has.
-func (o *owner) subscribe(s *subscription) {
-	if o.stream == nil || s.subscribed || s.working != nil {
+func (s *session) subscribe(sub *subscription) {
+	if s.stream == nil || sub.subscribed || sub.working != nil {
 		return
 	}
-	s.subscribed = true
-	o.requests = append(o.requests, &discoverypb.DeltaDiscoveryRequest{
+	sub.subscribed = true
+	s.requests = append(s.requests, &discoverypb.DeltaDiscoveryRequest{
 		// Every first request of a type names the node: which type comes first is not fixed.
-		Node:                    &corepb.Node{Id: o.client.config.Node, UserAgentName: "fairlead-agent"},
-		TypeUrl:                 s.typeURL,
+		Node:                    &corepb.Node{Id: s.client.config.Node, UserAgentName: "fairlead-agent"},
+		TypeUrl:                 sub.typeURL,
 		ResourceNamesSubscribe:  []string{"*"},
-		InitialResourceVersions: o.client.known.versions(s.typeURL),
+		InitialResourceVersions: s.client.known.versions(sub.typeURL),
 	})
 }
 
-func (o *owner) received(e event) {
-	s := o.find(e.response.GetTypeUrl())
-	if s == nil || !s.subscribed {
-		o.client.log.Warn("control plane sent a type that was not asked for",
+func (s *session) received(e event) {
+	sub := s.find(e.response.GetTypeUrl())
+	if sub == nil || !sub.subscribed {
+		s.client.log.Warn("control plane sent a type that was not asked for",
 			"address", e.stream.address, "type", e.response.GetTypeUrl())
 		return
 	}
 	update := newUpdate(e.stream, e.response)
-	if s.pending != nil {
-		update = s.pending.then(update)
-	} else if s.working == nil {
-		o.ready = append(o.ready, s)
+	if sub.pending != nil {
+		update = sub.pending.then(update)
+	} else if sub.working == nil {
+		s.ready = append(s.ready, sub)
 	}
-	s.pending = &update
-	o.note(func(*Status) { s.status.Responses++ })
+	sub.pending = &update
+	s.note(func(*Status) { sub.status.Responses++ })
 }
 
 // handed moves the update that the agent just took from waiting to working.
-func (o *owner) handed() {
-	s := o.ready[0]
-	o.ready = o.ready[1:]
-	s.working, s.pending = s.pending.ticket, nil
-	o.note(func(*Status) { s.status.InProgress = true })
+func (s *session) handed() {
+	sub := s.ready[0]
+	s.ready = s.ready[1:]
+	sub.working, sub.pending = sub.pending.ticket, nil
+	s.note(func(*Status) { sub.status.InProgress = true })
 }
 
-func (o *owner) answered(a answer) {
-	s := o.find(a.update.Type)
-	if s == nil || a.update.ticket == nil || s.working != a.update.ticket {
-		o.client.log.Error("an update was answered twice, or never handed out", "type", a.update.Type)
+func (s *session) answered(a answer) {
+	sub := s.find(a.update.Type)
+	if sub == nil || a.update.ticket == nil || sub.working != a.update.ticket {
+		s.client.log.Error("an update was answered twice, or never handed out", "type", a.update.Type)
 		return
 	}
 	if a.err == nil {
-		o.client.known.apply(a.update)
+		s.client.known.apply(a.update)
 	} else {
-		o.client.known.doubt(a.update)
-		o.client.log.Warn("update refused", "type", a.update.Type, "err", a.err)
+		s.client.known.doubt(a.update)
+		s.client.log.Warn("update refused", "type", a.update.Type, "err", a.err)
 	}
-	s.working = nil
-	o.note(func(*Status) { s.status.InProgress = false })
-	if o.stream == a.update.ticket.stream {
-		o.reply(s, a)
+	sub.working = nil
+	s.note(func(*Status) { sub.status.InProgress = false })
+	if s.stream == a.update.ticket.stream {
+		s.reply(sub, a)
 	}
-	o.subscribe(s)
-	if s.pending != nil {
-		o.ready = append(o.ready, s)
+	s.subscribe(sub)
+	if sub.pending != nil {
+		s.ready = append(s.ready, sub)
 	}
 }
 
 // reply answers each response of the update, in the order in which they came.
-func (o *owner) reply(s *subscription, a answer) {
+func (s *session) reply(sub *subscription, a answer) {
 	for _, r := range a.update.ticket.replies {
-		request := &discoverypb.DeltaDiscoveryRequest{TypeUrl: s.typeURL, ResponseNonce: r.nonce}
+		request := &discoverypb.DeltaDiscoveryRequest{TypeUrl: sub.typeURL, ResponseNonce: r.nonce}
 		err := a.err
 		if err == nil {
 			err = r.err
@@ -176,28 +176,28 @@ func (o *owner) reply(s *subscription, a answer) {
 		if err != nil {
 			request.ErrorDetail = status.New(codes.InvalidArgument, err.Error()).Proto()
 		}
-		o.requests = append(o.requests, request)
-		o.note(func(*Status) {
+		s.requests = append(s.requests, request)
+		s.note(func(*Status) {
 			if err == nil {
-				s.status.Acked++
+				sub.status.Acked++
 			} else {
-				s.status.Nacked++
+				sub.status.Nacked++
 			}
 		})
 	}
 }
 
-func (o *owner) find(typeURL string) *subscription {
-	for _, s := range o.subscriptions {
-		if s.typeURL == typeURL {
-			return s
+func (s *session) find(typeURL string) *subscription {
+	for _, sub := range s.subscriptions {
+		if sub.typeURL == typeURL {
+			return sub
 		}
 	}
 	return nil
 }
 
-func (o *owner) note(change func(*Status)) {
-	o.client.mu.Lock()
-	defer o.client.mu.Unlock()
-	change(&o.client.status)
+func (s *session) note(change func(*Status)) {
+	s.client.mu.Lock()
+	defer s.client.mu.Unlock()
+	change(&s.client.status)
 }

@@ -26,10 +26,10 @@ const (
 // stream is one DeltaAggregatedResources stream. Its identity says whether an update is stale.
 type stream struct {
 	address  string
-	requests chan *discoverypb.DeltaDiscoveryRequest // From the owner.
+	requests chan *discoverypb.DeltaDiscoveryRequest // From the session.
 }
 
-// event is what the stream tells the owner: opened (neither field set), a response, or closed with its reason.
+// event is what the stream tells the session: opened (neither field set), a response, or closed with its reason.
 type event struct {
 	stream   *stream
 	response *discoverypb.DeltaDiscoveryResponse
@@ -124,8 +124,8 @@ func (c *Client) follow(parent context.Context, address string) (lived bool, err
 	}
 }
 
-// send writes the owner's requests. It has a goroutine of its own, since a server that is busy sending may not read:
-// if the owner waited for it, each would wait for the other.
+// send writes the session's requests. It has a goroutine of its own, since a server that is busy sending may not read:
+// if the session waited for it, each would wait for the other.
 func (s *stream) send(ctx context.Context, ads discoverypb.AggregatedDiscoveryService_DeltaAggregatedResourcesClient) {
 	for {
 		select {

@@ -9,28 +9,28 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// serviceUnit is what a Service contributes to the cache.
-type serviceUnit struct {
+// serviceContribution is what a Service contributes to the cache.
+type serviceContribution struct {
 	key    model.ServiceKey
 	plan   *translate.Plan
 	domain grpc.Domain
 	ledger *ledger
-	unit   uint64 // Differs from those of all other units.
+	number uint64 // Differs from those of all other contributions.
 }
 
 // Variant returns the part of a view that matters to the Service.
-func (u serviceUnit) Variant(v model.View) string { return string(u.plan.Variant(v)) }
+func (c serviceContribution) Variant(v model.View) string { return string(c.plan.Variant(v)) }
 
 // Resources returns the Service's resources for a variant. If one of them is not valid there are none, since a frontend
 // must not lead to a cluster that is missing, and the ledger knows why.
-func (u serviceUnit) Resources(variant string) []cache.Resource {
-	frontends := u.plan.Frontends(translate.Variant(variant))
-	rendered := append(envoy.Resources(frontends), u.domain.Routes(u.plan.Service(), frontends)...)
+func (c serviceContribution) Resources(variant string) []cache.Resource {
+	frontends := c.plan.Frontends(translate.Variant(variant))
+	rendered := append(envoy.Resources(frontends), c.domain.Routes(c.plan.Service(), frontends)...)
 	resources := make([]cache.Resource, 0, len(rendered))
 	for _, r := range rendered {
 		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
 		if err != nil {
-			u.ledger.leftOut(u.key, u.unit, err)
+			c.ledger.leftOut(c.key, c.number, err)
 			return nil
 		}
 		resources = append(resources, resource)
@@ -50,14 +50,14 @@ func derive(domain grpc.Domain) func(typeURL, name string) (cache.Resource, bool
 	}
 }
 
-// nodeUnit is what a Node contributes: what the cluster says about it, for its own agent alone.
-type nodeUnit struct {
+// nodeContribution is what a Node contributes: what the cluster says about it, for its own agent alone.
+type nodeContribution struct {
 	name     string
 	resource cache.Resource
 }
 
-// newNodeUnit renders a node.
-func newNodeUnit(n *model.Node) (nodeUnit, error) {
+// newNodeContribution renders a node.
+func newNodeContribution(n *model.Node) (nodeContribution, error) {
 	pb := &frontendpb.Node{Zone: n.Zone, Ineligible: n.Ineligible}
 	for _, a := range n.Addresses {
 		pb.Addresses = append(pb.Addresses, a.AsSlice())
@@ -66,24 +66,24 @@ func newNodeUnit(n *model.Node) (nodeUnit, error) {
 		pb.PodCidrs = append(pb.PodCidrs, p.String())
 	}
 	r, err := cache.NewResource(cache.NodeType, n.Name, pb)
-	return nodeUnit{n.Name, r}, err
+	return nodeContribution{n.Name, r}, err
 }
 
 // Variant tells the node itself from all others.
-func (u nodeUnit) Variant(v model.View) string {
-	if v.Node == u.name {
+func (c nodeContribution) Variant(v model.View) string {
+	if v.Node == c.name {
 		return "self"
 	}
 	return ""
 }
 
 // Resources returns the node's description to the node itself, and nothing to others.
-func (u nodeUnit) Resources(variant string) []cache.Resource {
+func (c nodeContribution) Resources(variant string) []cache.Resource {
 	if variant == "" {
 		return nil
 	}
-	return []cache.Resource{u.resource}
+	return []cache.Resource{c.resource}
 }
 
-// nodeUnitID names a node's unit. A Service's unit is named by its key, which has a slash and no space.
-func nodeUnitID(node string) string { return "Node " + node }
+// nodeContributionID names a node's contribution. A Service's is named by its key, which has a slash and no space.
+func nodeContributionID(node string) string { return "Node " + node }

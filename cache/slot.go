@@ -20,15 +20,15 @@ func (n resourceName) compare(o resourceName) int {
 	return cmp.Or(strings.Compare(n.typeURL, o.typeURL), strings.Compare(n.name, o.name))
 }
 
-// unit is a Unit and the variants of it that connected views need.
-type unit struct {
-	id       string
-	source   Unit
-	variants map[string]*variant
-	owned    []resourceName // Where the unit is among Cache.owners.
+// slot is the place of a Contribution, with the variants of it that connected views need.
+type slot struct {
+	id           string
+	contribution Contribution
+	variants     map[string]*variant
+	held         []resourceName // Where the slot is among Cache.holders.
 }
 
-// variant is what a unit contributes to some views.
+// variant is what a contribution contributes to some views.
 type variant struct {
 	viewers int      // How many viewers need it.
 	entries []*entry // In order of resourceName. Immutable.
@@ -56,26 +56,26 @@ func (e *entry) name() resourceName {
 }
 func (e *entry) version() string { return e.plain.GetVersion() }
 
-// of returns the variant that a viewer needs, nil without a unit.
-func (u *unit) of(view model.View) *variant {
-	if u == nil {
+// of returns the variant that a viewer needs, nil without a slot.
+func (s *slot) of(view model.View) *variant {
+	if s == nil {
 		return nil
 	}
-	return u.variants[u.source.Variant(view)]
+	return s.variants[s.contribution.Variant(view)]
 }
 
 // acquire notes that one more viewer needs its variant. If no other did, it renders the variant and returns it. prior
-// is the unit that u replaces, if any.
-func (u *unit) acquire(view model.View, prior *unit, trace *corepb.Metadata) (rendered *variant) {
-	name := u.source.Variant(view)
-	v := u.variants[name]
+// is the slot that s replaces, if any.
+func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (rendered *variant) {
+	name := s.contribution.Variant(view)
+	v := s.variants[name]
 	if v == nil {
 		var before *variant
 		if prior != nil {
 			before = prior.variants[name]
 		}
-		v = &variant{entries: render(u.source.Resources(name), before, trace)}
-		u.variants[name] = v
+		v = &variant{entries: render(s.contribution.Resources(name), before, trace)}
+		s.variants[name] = v
 		rendered = v
 	}
 	v.viewers++
@@ -84,12 +84,12 @@ func (u *unit) acquire(view model.View, prior *unit, trace *corepb.Metadata) (re
 
 // release notes that one viewer less needs its variant. The variant that most views share stays: the next client will
 // need it again.
-func (u *unit) release(view model.View) {
-	name := u.source.Variant(view)
-	v := u.variants[name]
+func (s *slot) release(view model.View) {
+	name := s.contribution.Variant(view)
+	v := s.variants[name]
 	v.viewers--
 	if v.viewers == 0 && name != "" {
-		delete(u.variants, name)
+		delete(s.variants, name)
 	}
 }
 

@@ -26,7 +26,7 @@ func TestCandidate(t *testing.T) {
 		{"numbers begin anew", []envoyns.ID{1, 14, 15}, 15, 1, 1},
 		{"numbers have begun anew, the newest has died", []envoyns.ID{14, 15}, 14, 1, 15},
 	} {
-		g := generations{live: tc.live, current: tc.current, last: tc.last}
+		g := instances{live: tc.live, current: tc.current, last: tc.last}
 		if got := g.candidate(); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
 		}

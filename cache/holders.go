@@ -1,0 +1,137 @@
+package cache
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// A name should belong to one contribution. Where two have it, views see that of the contribution with the lowest ID, whatever came
+// first, so that all replicas serve the same.
+
+// delta is what becomes of one name when a contribution or a view changes.
+type delta struct {
+	resourceName
+	had       string // The version that the viewer had, "" for none.
+	exists    bool   // Whether the viewer has one now.
+	contested bool   // Whether other contributions have the name too; then had and exists are for asSeen and note to find out.
+}
+
+// hold enters the slot in Cache.holders under the names of all its variants.
+func (c *Cache) hold(u *slot) {
+	if u == nil {
+		return
+	}
+	for _, v := range u.variants {
+		c.holdVariant(u, v)
+	}
+}
+
+// holdVariant does so for the names of one variant. Names stay entered when a variant goes, since others mostly have
+// them too, and looking up an entry too many costs nothing but time.
+func (c *Cache) holdVariant(u *slot, v *variant) {
+	for _, e := range v.entries {
+		n := e.name()
+		holders := c.holders[n]
+		i, found := slices.BinarySearchFunc(holders, u.id, func(o *slot, id string) int { return strings.Compare(o.id, id) })
+		if found {
+			continue
+		}
+		c.holders[n] = slices.Insert(holders, i, u)
+		u.held = append(u.held, n)
+	}
+}
+
+// drop removes the slot from the holders of all names.
+func (c *Cache) drop(u *slot) {
+	if u == nil {
+		return
+	}
+	for _, n := range u.held {
+		holders := slices.DeleteFunc(c.holders[n], func(o *slot) bool { return o == u })
+		if len(holders) == 0 {
+			delete(c.holders, n)
+		} else {
+			c.holders[n] = holders
+		}
+	}
+}
+
+// lookUp returns what a view sees under a name, nil if nothing. The view must have a viewer.
+func (c *Cache) lookUp(view model.View, n resourceName) *entry {
+	for _, u := range c.holders[n] {
+		if e := u.of(view).find(n); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// derived returns what follows from a name that no contribution has, nil if nothing does. It is made anew each time: it takes
+// microseconds, when a client subscribes or the last contribution with the name goes.
+func (c *Cache) derived(n resourceName) *entry {
+	if c.derive == nil {
+		return nil
+	}
+	r, ok := c.derive(n.typeURL, n.name)
+	if !ok {
+		return nil
+	}
+	return newEntry(r, nil)
+}
+
+// visible calls do with every entry of a type that a view sees, in no order. The view must have a viewer.
+func (c *Cache) visible(view model.View, typeURL string, do func(*entry)) {
+	for _, u := range c.slots {
+		for _, e := range u.of(view).ofType(typeURL) {
+			if n := e.name(); len(c.holders[n]) == 1 || c.lookUp(view, n) == e {
+				do(e)
+			}
+		}
+	}
+}
+
+// diff returns the names whose content differs between two variants of the slot u, or of u and the one that will
+// replace it.
+func (c *Cache) diff(u *slot, old, next *variant) []delta {
+	var changes []delta
+	add := func(n resourceName, had string, exists bool) {
+		holders := c.holders[n]
+		contested := len(holders) > 1 || len(holders) == 1 && holders[0] != u
+		changes = append(changes, delta{n, had, exists, contested})
+	}
+	if old != nil {
+		for _, e := range old.entries {
+			if f := next.find(e.name()); f != e && (f == nil || f.version() != e.version()) {
+				add(e.name(), e.version(), f != nil)
+			}
+		}
+	}
+	if next != nil {
+		for _, e := range next.entries {
+			if old.find(e.name()) == nil {
+				add(e.name(), "", true)
+			}
+		}
+	}
+	return changes
+}
+
+// asSeen returns changes as a view sees them, which sees contested names of other contributions too. It is called before the
+// holders change.
+func (c *Cache) asSeen(view model.View, changes []delta) []delta {
+	if !slices.ContainsFunc(changes, func(ch delta) bool { return ch.contested }) {
+		return changes
+	}
+	changes = slices.Clone(changes)
+	for i := range changes {
+		if ch := &changes[i]; ch.contested {
+			ch.had = ""
+			if e := c.lookUp(view, ch.resourceName); e != nil {
+				ch.had = e.version()
+			}
+		}
+	}
+	return changes
+}

@@ -20,8 +20,8 @@ import (
 // fixed is a contribution with one resource, the same for all views.
 type fixed struct{ cache.Resource }
 
-func (u fixed) Variant(model.View) string         { return "" }
-func (u fixed) Resources(string) []cache.Resource { return []cache.Resource{u.Resource} }
+func (u fixed) Variant(model.View) string                  { return "" }
+func (u fixed) Resources(string) ([]cache.Resource, error) { return []cache.Resource{u.Resource}, nil }
 
 // assignment returns an assignment; each factor is another content.
 func assignment(tb testing.TB, name string, factor int) fixed {

@@ -16,14 +16,14 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Contribution is what one Service contributes. It is immutable. Its methods are called while the cache is locked: they must
-// not call the cache.
+// Contribution is what one Service contributes. It is immutable. Its methods are called on the goroutines of those who
+// publish and of streams, also several at a time; they must not call the cache.
 type Contribution interface {
 	// Variant returns the part of a view that matters to this contribution, "" when all nodes see the same. Views that get the
 	// same resources should have the same variant, for resources are rendered and kept once per variant.
 	Variant(model.View) string
-	// Resources returns the resources of a variant, in any order. The caller does not alter them.
-	Resources(variant string) []Resource
+	// Resources returns the resources of a variant, in any order, or why there are none. The caller does not alter them.
+	Resources(variant string) ([]Resource, error)
 }
 
 // Update is a set of changes that become visible together.
@@ -47,6 +47,10 @@ type Observer interface {
 type Config struct {
 	Observer Observer // May be nil.
 
+	// Failed is called when Failures has more to say than after the last Publish: a client came for which something could not
+	// be rendered. It is called without a lock held, on the goroutine of the stream. May be nil.
+	Failed func()
+
 	// Derive returns the resource that follows from its name alone, always the same. It is asked about names that no
 	// contribution has, and only for clients that subscribe to them one by one: those that subscribe to everything get what contributions
 	// hold. It is called while the cache is locked. May be nil.
@@ -56,12 +60,13 @@ type Config struct {
 // Cache holds the contributions and what every stream was sent. It is safe for concurrent use.
 //
 // One mutex guards all of it, the state of the streams included. What is done under it for one stream is short: it
-// never marshals, except when a variant is rendered for the first time, and it never waits. Responses are handed to
+// never marshals, since variants are rendered before it is taken (see lockRendered), and it never waits. Responses are handed to
 // go-control-plane through channels with room for them (see subscription.push), so a client that does not read holds
 // up nobody but itself.
 type Cache struct {
-	observer Observer
-	derive   func(typeURL, name string) (Resource, bool)
+	observer  Observer
+	onFailure func()
+	derive    func(typeURL, name string) (Resource, bool)
 
 	mu           sync.Mutex
 	seq          uint64 // Publishes so far.
@@ -72,32 +77,44 @@ type Cache struct {
 	viewers      map[model.View]*viewer          // The views of connected clients.
 	nodes        map[string]map[*Stream]struct{} // The streams of each node.id.
 	touched      []*Stream                       // Streams that the present publish may concern; scratch.
+	failures     map[string]error                // Why contributions could not be rendered, by ID.
+	failed       bool                            // There are more of them since the last Publish.
 	viewerDeltas []viewerDelta                   // What viewers lose and gain by the present change of a contribution; scratch.
 }
 
 // New returns an empty cache. It answers nothing before the first Publish.
 func New(cfg Config) *Cache {
 	return &Cache{
-		observer: cfg.Observer,
-		derive:   cfg.Derive,
-		slots:    map[string]*slot{},
-		holders:  map[resourceName][]*slot{},
-		views:    map[string]model.View{},
-		viewers:  map[model.View]*viewer{},
-		nodes:    map[string]map[*Stream]struct{}{},
+		observer:  cfg.Observer,
+		onFailure: cfg.Failed,
+		failures:  map[string]error{},
+		derive:    cfg.Derive,
+		slots:     map[string]*slot{},
+		holders:   map[resourceName][]*slot{},
+		views:     map[string]model.View{},
+		viewers:   map[model.View]*viewer{},
+		nodes:     map[string]map[*Stream]struct{}{},
 	}
 }
 
 // Publish makes an update visible and hands what changed to the streams that can see it. It returns the sequence
 // number of the update, counted from 1, which Applied and Observer refer to.
 func (c *Cache) Publish(u Update) (seq uint64) {
-	c.mu.Lock()
+	next := make(map[string]*slot, len(u.Contributions))
+	for id, contribution := range u.Contributions {
+		if contribution == nil {
+			next[id] = nil
+			continue
+		}
+		next[id] = &slot{id: id, contribution: contribution, variants: map[string]*variant{}, rendered: map[string]*rendered{}}
+	}
+	c.lockRendered(func(w wants) { c.wantUpdate(w, u, next) })
 	defer c.mu.Unlock()
 	c.seq++
 	c.system = strconv.FormatUint(c.seq, 10)
 	trace := traceMetadata(u.Traceparent)
-	for id, source := range u.Contributions {
-		c.replace(id, source, trace)
+	for id, s := range next {
+		c.replace(id, s, trace)
 	}
 	for node, view := range u.Views {
 		c.setView(node, view)
@@ -115,6 +132,7 @@ func (c *Cache) Publish(u Update) (seq uint64) {
 		c.touched[i] = nil
 	}
 	c.touched = c.touched[:0]
+	c.failed = false // Whoever publishes asks for Failures.
 	return c.seq
 }
 
@@ -124,15 +142,15 @@ type viewerDelta struct {
 	deltas []delta
 }
 
-// replace puts another contribution in the place of id, or none, and notes what that changes for each stream.
-func (c *Cache) replace(id string, source Contribution, trace *corepb.Metadata) {
+// replace puts another slot in the place of id, or none, and notes what that changes for each stream.
+func (c *Cache) replace(id string, next *slot, trace *corepb.Metadata) {
 	old := c.slots[id]
-	var next *slot
-	if source != nil {
-		next = &slot{id: id, contribution: source, variants: map[string]*variant{}}
+	delete(c.failures, id)
+	if next != nil {
 		for view := range c.viewers {
 			next.acquire(view, old, trace)
 		}
+		c.noteFailure(next)
 	}
 	if old == nil && next == nil {
 		return

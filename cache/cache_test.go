@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ type counting struct {
 }
 
 func (u counting) Variant(v model.View) string { return v.Zone }
-func (u counting) Resources(variant string) []cache.Resource {
+func (u counting) Resources(variant string) ([]cache.Resource, error) {
 	u.rendered[variant]++
 	return u.fixed.Resources(variant)
 }
@@ -173,5 +174,46 @@ func TestReceivedResource(t *testing.T) {
 		if _, err := cache.ReceivedResource(broken); err == nil {
 			t.Errorf("no error for %v", broken)
 		}
+	}
+}
+
+// broken is a contribution that cannot be rendered for one zone.
+type broken struct{ fixed }
+
+func (broken) Variant(v model.View) string { return v.Zone }
+func (b broken) Resources(variant string) ([]cache.Resource, error) {
+	if variant == "z1" {
+		return nil, errors.New("bad cluster")
+	}
+	return b.fixed.Resources(variant)
+}
+
+// TestFailures: what cannot be rendered is left out and said to whoever asks, when a client comes that needs it, and no more
+// once it is replaced.
+func TestFailures(t *testing.T) {
+	told := 0
+	c := cache.New(cache.Config{Failed: func() { told++ }})
+	one := broken{assignment(t, "one", 1)}
+	c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"one": one}})
+	if f := c.Failures(); len(f) != 0 || told != 0 {
+		t.Errorf("%v, told %d times, before any client came", f, told)
+	}
+	stream, _ := connect(t, c, "n0", "z0")
+	defer stream.Close()
+	if f := c.Failures(); len(f) != 0 || told != 0 {
+		t.Errorf("%v, told %d times, by a client that has everything", f, told)
+	}
+	stream, _ = connect(t, c, "n1", "z1")
+	defer stream.Close()
+	if f := c.Failures(); f["one"] == nil || told != 1 {
+		t.Errorf("%v, told %d times, want the failure, told once", f, told)
+	}
+	c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"one": one}})
+	if f := c.Failures(); f["one"] == nil || told != 1 {
+		t.Errorf("%v, told %d times, after another publish of the same", f, told)
+	}
+	c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"one": one.fixed}})
+	if f := c.Failures(); len(f) != 0 {
+		t.Errorf("%v after the contribution was replaced", f)
 	}
 }

@@ -15,12 +15,13 @@ var _ gcpcache.ConfigFetcher = (*Cache)(nil)
 // Fetch returns the present resources of one type: those that the request names or, of Listeners and Clusters, all if
 // it names none. Before the first Publish the error has code Unavailable.
 func (c *Cache) Fetch(_ context.Context, req *discoverypb.DiscoveryRequest) (gcpcache.Response, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	node, zone := nodeOf(req.GetNode()), zoneOf(req.GetNode())
+	c.lockRendered(func(w wants) { c.wantView(w, c.viewOf(node, zone)) })
+	defer c.unlockAndReport()
 	if c.seq == 0 {
 		return nil, status.Error(codes.Unavailable, "nothing is published yet: try again once the control plane has read the cluster's objects")
 	}
-	view := c.viewOf(nodeOf(req.GetNode()), zoneOf(req.GetNode()))
+	view := c.viewOf(node, zone)
 	c.useView(view)
 	defer c.leaveView(view)
 

@@ -25,7 +25,9 @@ type slot struct {
 	id           string
 	contribution Contribution
 	variants     map[string]*variant
-	held         []resourceName // Where the slot is among Cache.holders.
+	rendered     map[string]*rendered // Variants that no viewer has acquired yet.
+	err          error                // Why a variant could not be rendered, if so.
+	held         []resourceName       // Where the slot is among Cache.holders.
 }
 
 // variant is what a contribution contributes to some views.
@@ -64,9 +66,9 @@ func (s *slot) of(view model.View) *variant {
 	return s.variants[s.contribution.Variant(view)]
 }
 
-// acquire notes that one more viewer needs its variant. If no other did, it renders the variant and returns it. prior
-// is the slot that s replaces, if any.
-func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (rendered *variant) {
+// acquire notes that one more viewer needs its variant. If no other did, it makes the variant of what lockRendered has rendered,
+// and returns it. prior is the slot that s replaces, if any.
+func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (made *variant) {
 	name := s.contribution.Variant(view)
 	v := s.variants[name]
 	if v == nil {
@@ -74,12 +76,20 @@ func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (re
 		if prior != nil {
 			before = prior.variants[name]
 		}
-		v = &variant{entries: render(s.contribution.Resources(name), before, trace)}
+		r := s.rendered[name]
+		if r == nil { // Then it is rendered here, with the lock: no client ever lacks what it is to have.
+			r = s.render(name)
+		}
+		delete(s.rendered, name)
+		if s.err == nil {
+			s.err = r.err
+		}
+		v = &variant{entries: entriesOf(r.resources, before, trace)}
 		s.variants[name] = v
-		rendered = v
+		made = v
 	}
 	v.viewers++
-	return rendered
+	return made
 }
 
 // release notes that one viewer less needs its variant. The variant that most views share stays: the next client will
@@ -93,14 +103,9 @@ func (s *slot) release(view model.View) {
 	}
 }
 
-// render turns resources into entries. An entry that equals one before stays the same, with the trace of its own last
+// entriesOf turns resources into entries. An entry that equals one before stays the same, with the trace of its own last
 // change.
-func render(resources []Resource, before *variant, trace *corepb.Metadata) []*entry {
-	resources = slices.Clone(resources)
-	slices.SortStableFunc(resources, func(a, b Resource) int { return a.key().compare(b.key()) })
-	resources = slices.CompactFunc(resources, func(a, b Resource) bool { return a.key() == b.key() })
-	coverClusters(resources)
-
+func entriesOf(resources []Resource, before *variant, trace *corepb.Metadata) []*entry {
 	entries := make([]*entry, len(resources))
 	for i, r := range resources {
 		if e := before.find(r.key()); e != nil && e.version() == r.Version {

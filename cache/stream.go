@@ -86,21 +86,25 @@ func (s *Stream) CreateWatch(req *discoverypb.DiscoveryRequest, sub gcpcache.Sub
 // watch opens the watch of a type, after take has taken the request in, and sends what can be sent.
 func (s *Stream) watch(req request, take func(*subscription) verdict) (cancel func(), err error) {
 	c := s.cache
-	c.mu.Lock()
+	c.lockRendered(func(w wants) {
+		if s.node == "" && !s.closed {
+			c.wantView(w, c.viewOf(nodeOf(req.GetNode()), zoneOf(req.GetNode())))
+		}
+	})
 	if err := s.identify(req.GetNode()); err != nil {
-		c.mu.Unlock()
+		c.unlockAndReport()
 		return nil, err
 	}
 	t, err := s.subscription(req.GetTypeUrl())
 	if err != nil {
-		c.mu.Unlock()
+		c.unlockAndReport()
 		return nil, err
 	}
 	v := take(t)
 	cancel = t.open()
 	s.flush()
 	v.applied = t.applied(c.seq)
-	c.mu.Unlock()
+	c.unlockAndReport()
 
 	// The observer may call the cache, so it is called without the lock.
 	if c.observer != nil {

@@ -23,7 +23,7 @@ func (c *Cache) viewOf(node, zone string) model.View {
 	return model.View{Node: node, Zone: zone}
 }
 
-// useView makes sure that the variants that a view needs are rendered, until leaveView. It takes time in proportion to
+// useView keeps the variants that a view needs, until leaveView. It takes time in proportion to
 // the contributions for the first user of a view, and none for others.
 func (c *Cache) useView(view model.View) *viewer {
 	w := c.viewers[view]
@@ -33,6 +33,7 @@ func (c *Cache) useView(view model.View) *viewer {
 		for _, u := range c.slots {
 			if v := u.acquire(view, nil, nil); v != nil {
 				c.holdVariant(u, v)
+				c.noteFailure(u)
 			}
 		}
 	}

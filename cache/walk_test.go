@@ -108,7 +108,8 @@ func (w *world) difference(node string, got map[resource][]byte) string {
 	}
 	want := map[resource][]byte{}
 	for _, u := range w.units {
-		for _, r := range u.Resources(u.Variant(view)) {
+		resources, _ := u.Resources(u.Variant(view)) // Which never fails.
+		for _, r := range resources {
 			want[resource{r.TypeURL, r.Name}] = r.Body.GetValue()
 		}
 	}
@@ -141,10 +142,10 @@ func (u walkUnit) Variant(v model.View) string {
 	return ""
 }
 
-// Resources is a part of cache.Unit.
-func (u walkUnit) Resources(variant string) []cache.Resource {
+// Resources is a part of cache.Contribution.
+func (u walkUnit) Resources(variant string) ([]cache.Resource, error) {
 	if u.addresses == 0 || u.only && variant != "z1" {
-		return nil
+		return nil, nil
 	}
 	name := fmt.Sprint("assignment-", u.number)
 	factor := 1 + u.content
@@ -163,7 +164,7 @@ func (u walkUnit) Resources(variant string) []cache.Resource {
 		}
 		all = append(all, u.resource(clusters, address, cluster), u.resource(frontends, address, &frontendpb.Frontend{Service: name}))
 	}
-	return all
+	return all, nil
 }
 
 func (u walkUnit) resource(typeURL, name string, m proto.Message) cache.Resource {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/ops/telemetry"
 	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate/envoy"
@@ -123,14 +124,14 @@ func (c *controlPlane) get(path string) (int, string) {
 }
 
 // status asks for the status over HTTP.
-func (c *controlPlane) status() Status {
+func (c *controlPlane) status() status.Status {
 	c.t.Helper()
 	_, body := c.get("/debug/status")
-	var status Status
-	if err := json.Unmarshal([]byte(body), &status); err != nil {
+	var now status.Status
+	if err := json.Unmarshal([]byte(body), &now); err != nil {
 		c.t.Fatalf("status %s: %v", body, err)
 	}
-	return status
+	return now
 }
 
 // eventually asks until a condition holds. What it asks for has no other way to tell that it changed.
@@ -199,7 +200,7 @@ func (c *controlPlane) connect(name string) *node {
 		<-done
 		_ = conn.Close()
 	})
-	for _, t := range nodeTypes {
+	for _, t := range status.NodeTypes {
 		n.send(&discoverypb.DeltaDiscoveryRequest{Node: &corepb.Node{Id: name}, TypeUrl: t, ResourceNamesSubscribe: []string{"*"}})
 	}
 	return n
@@ -236,7 +237,7 @@ func (n *node) take(what string) *discoverypb.DeltaDiscoveryResponse {
 }
 
 func (n *node) note(r *discoverypb.DeltaDiscoveryResponse) {
-	kind := typeNames[r.GetTypeUrl()]
+	kind := status.TypeNames[r.GetTypeUrl()]
 	if n.have[r.GetTypeUrl()] == nil {
 		n.have[r.GetTypeUrl()] = map[string]*discoverypb.Resource{}
 	}

@@ -11,31 +11,27 @@ import (
 
 // serviceContribution is what a Service contributes to the cache.
 type serviceContribution struct {
-	key    model.ServiceKey
 	plan   *translate.Plan
 	domain grpc.Domain
-	ledger *ledger
-	number uint64 // Differs from those of all other contributions.
 }
 
 // Variant returns the part of a view that matters to the Service.
 func (c serviceContribution) Variant(v model.View) string { return string(c.plan.Variant(v)) }
 
 // Resources returns the Service's resources for a variant. If one of them is not valid there are none, since a frontend
-// must not lead to a cluster that is missing, and the ledger knows why.
-func (c serviceContribution) Resources(variant string) []cache.Resource {
+// must not lead to a cluster that is missing.
+func (c serviceContribution) Resources(variant string) ([]cache.Resource, error) {
 	frontends := c.plan.Frontends(translate.Variant(variant))
 	rendered := append(envoy.Resources(frontends), c.domain.Routes(c.plan.Service(), frontends)...)
 	resources := make([]cache.Resource, 0, len(rendered))
 	for _, r := range rendered {
 		resource, err := cache.NewResource(r.TypeURL, r.Name, r.Message)
 		if err != nil {
-			c.ledger.leftOut(c.key, c.number, err)
-			return nil
+			return nil, err
 		}
 		resources = append(resources, resource)
 	}
-	return resources
+	return resources, nil
 }
 
 // derive returns, for the cache, how resources for proxyless gRPC clients follow from their names.
@@ -78,11 +74,11 @@ func (c nodeContribution) Variant(v model.View) string {
 }
 
 // Resources returns the node's description to the node itself, and nothing to others.
-func (c nodeContribution) Resources(variant string) []cache.Resource {
+func (c nodeContribution) Resources(variant string) ([]cache.Resource, error) {
 	if variant == "" {
-		return nil
+		return nil, nil
 	}
-	return []cache.Resource{c.resource}
+	return []cache.Resource{c.resource}, nil
 }
 
 // nodeContributionID names a node's contribution. A Service's is named by its key, which has a slash and no space.

@@ -14,14 +14,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/identity"
 	"github.com/fairlead/fairlead/server/ops/admin"
 	"github.com/fairlead/fairlead/server/source"
@@ -68,9 +71,7 @@ type Server struct {
 	cfg        Config
 	queue      *source.Queue
 	cache      *cache.Cache
-	ledger     *ledger
-	metrics    *metrics
-	receipts   *receipts
+	tracker    *status.Tracker
 	translator *translator
 	serving    chan struct{} // Closed when clients can connect.
 	stopping   atomic.Bool
@@ -86,15 +87,15 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.Domain = cmp.Or(cfg.Domain, grpc.DefaultDomain)
 	meter, tracer := cfg.Meters.Meter(scope), cfg.Traces.Tracer(scope)
-	m, err := newMetrics(meter)
+	s := &Server{cfg: cfg, queue: source.NewQueue(), serving: make(chan struct{})}
+	var err error
+	s.tracker, s.cache, err = status.New(status.Config{
+		Cache: cache.Config{Derive: derive(cfg.Domain), Failed: s.queue.Wake}, Tracer: tracer, Meter: meter, Log: cfg.Log,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("make metrics: %w", err)
+		return nil, err
 	}
-	s := &Server{cfg: cfg, queue: source.NewQueue(), ledger: newLedger(cfg.Log), metrics: m, serving: make(chan struct{})}
-	s.receipts = newReceipts(tracer, m, cfg.Log)
-	s.cache = cache.New(cache.Config{Observer: s.receipts, Derive: derive(cfg.Domain)})
-	s.receipts.cache = s.cache
-	s.translator = newTranslator(&translator{domain: cfg.Domain, queue: s.queue, ledger: s.ledger, receipts: s.receipts, metrics: m, log: cfg.Log})
+	s.translator = newTranslator(&translator{domain: cfg.Domain, queue: s.queue, tracker: s.tracker, cache: s.cache, log: cfg.Log})
 	if err := s.observe(meter); err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
@@ -120,22 +121,29 @@ func (s *Server) Addr(ctx context.Context) (net.Addr, error) {
 // Run serves until the context ends, which returns nil, or a part fails. It may be called once. When it returns, all
 // that it started has ended: the parts stop in the reverse order of their start, within some seconds.
 func (s *Server) Run(ctx context.Context) error {
-	parts := &parts{ctx: context.WithoutCancel(ctx), failed: make(chan error, 5)}
-	defer parts.stop()
-	defer s.stopping.Store(true) // Before the parts: no new clients, please.
-
-	parts.start(s.serveAdmin)
-	parts.start(s.translator.run)
-	parts.start(s.source)
-	parts.start(s.renewCertificates)
-	parts.start(s.serve)
-	select {
-	case <-ctx.Done():
-		s.cfg.Log.Info("stopping")
-		return nil
-	case err := <-parts.failed:
-		return err
+	group, ended := errgroup.WithContext(ctx) // ended is over with ctx, or when a part fails.
+	var stops []func()
+	for _, part := range []func(context.Context) error{s.serveAdmin, s.translator.run, s.source, s.renewCertificates, s.serve} {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		done := make(chan struct{})
+		group.Go(func() error {
+			defer close(done)
+			return part(ctx)
+		})
+		stops = append(stops, func() {
+			cancel()
+			<-done
+		})
 	}
+	<-ended.Done()
+	if ctx.Err() != nil {
+		s.cfg.Log.Info("stopping")
+	}
+	s.stopping.Store(true) // Before the parts: no new clients, please.
+	for _, stop := range slices.Backward(stops) {
+		stop()
+	}
+	return group.Wait()
 }
 
 func (s *Server) serveAdmin(ctx context.Context) error {
@@ -225,7 +233,7 @@ func (s *Server) notReady() error {
 		return errors.New("translating the first complete state")
 	}
 	reason := "waiting for the first complete list of " + strings.Join(kinds, ", ")
-	for _, p := range s.ledger.problems() {
+	for _, p := range s.tracker.Problems() {
 		if p.Reason == model.Unreadable {
 			reason += "; " + p.Object + ": " + p.Message
 		}

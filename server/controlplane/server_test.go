@@ -21,6 +21,7 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
@@ -156,7 +157,7 @@ func TestObjectsComeAndGo(t *testing.T) {
 	}
 	put(t, folder, "nodes.yaml", nodeManifest("n1", "172.30.0.1"))
 	n.until("the node is gone", n.has(2, 2, 2, 0))
-	if got := c.status().World; got != (WorldStatus{Services: 2, Frontends: 2, Endpoints: 3, Nodes: 1}) {
+	if got := c.status().World; got != (status.World{Services: 2, Frontends: 2, Endpoints: 3, Nodes: 1}) {
 		t.Errorf("counted %+v", got)
 	}
 }
@@ -257,9 +258,9 @@ func TestResourcesThatAreNotValidAreNotPublished(t *testing.T) {
 	q.SetSynced(model.KindService, model.KindEndpointSlice, model.KindNode)
 	n := c.connect("n1")
 	n.until("the good Service is there", n.has(1, 1, 1, 0))
-	problems := c.status().Problems
-	if len(problems) != 1 || problems[0].Reason != model.InvalidObject || !strings.Contains(problems[0].Message, "not forwarded") {
-		t.Fatalf("problems %+v", problems)
+	c.eventually("the other one is a problem", func() bool { return len(c.status().Problems) == 1 })
+	if p := c.status().Problems[0]; p.Reason != model.InvalidObject || p.Object != "Service default/bad\uFFFD" || !strings.Contains(p.Message, "not forwarded") {
+		t.Errorf("problem %+v", p)
 	}
 
 	q.Set(source.Event{Object: model.Object{Key: object("bad\xff", "10.96.0.2").Key}})

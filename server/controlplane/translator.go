@@ -2,11 +2,14 @@ package controlplane
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate"
 	"github.com/fairlead/fairlead/translate/grpc"
@@ -17,23 +20,21 @@ import (
 // touch and publishes the result. There is no timer: a single change is published at once, and while many come the
 // translator is busy, so that the next batch is larger.
 type translator struct {
-	domain   grpc.Domain
-	queue    *source.Queue
-	ledger   *ledger
-	receipts *receipts
-	metrics  *metrics
-	log      *slog.Logger
-	ready    chan struct{} // Closed with the first publish.
+	domain  grpc.Domain
+	queue   *source.Queue
+	tracker *status.Tracker
+	cache   *cache.Cache // Of which the tracker publishes.
+	log     *slog.Logger
+	ready   chan struct{} // Closed with the first publish.
 
-	mu            sync.Mutex // Guards world and publishes, for those who ask about a Service.
-	world         *translate.World
-	publishes     map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
-	frontends     tally[model.ServiceKey]     // How many each Service has that is forwarded.
-	endpoints     tally[model.ObjectKey]      // How many each slice has.
-	nodes         map[string]nodeState        // What the cache knows of each node.
-	stale         map[string]bool             // Nodes whose object was touched since.
-	first         bool                        // Nothing has been published yet.
-	contributions uint64                      // How many contributions there have been.
+	mu        sync.Mutex // Guards world and publishes, for those who ask about a Service.
+	world     *translate.World
+	publishes map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
+	frontends tally[model.ServiceKey]     // How many each Service has that is forwarded.
+	endpoints tally[model.ObjectKey]      // How many each slice has.
+	nodes     map[string]nodeState        // What the cache knows of each node.
+	stale     map[string]bool             // Nodes whose object was touched since.
+	first     bool                        // Nothing has been published yet.
 }
 
 // nodeState is what the cache was told of a node.
@@ -68,40 +69,55 @@ func (t *translator) apply(batch source.Batch) {
 	for _, c := range batch.Events {
 		t.setObject(c.Object)
 	}
-	t.ledger.setWorld(t.world.Problems())
+	t.reportProblems() // Before anybody can see what they lead to.
+	defer t.reportProblems()
 	if !batch.Synced {
 		return
 	}
 	services := t.world.Changed()
 	update := cache.Update{Contributions: map[string]cache.Contribution{}, Views: map[string]*model.View{}}
-	units := make(map[model.ServiceKey]uint64, len(services))
 	for _, key := range services {
-		units[key] = t.translateService(key, &update)
+		t.translateService(key, &update)
 	}
 	for name := range t.stale {
 		t.translateNode(name, &update)
 	}
 	clear(t.stale)
 	t.count()
+	if t.first || len(update.Contributions) > 0 || len(update.Views) > 0 {
+		t.publish(batch.Events, services, update, started)
+	}
+}
 
-	if !t.first && len(update.Contributions) == 0 && len(update.Views) == 0 {
-		return
-	}
-	var changes []source.Event // The first publish is of a state, not of changes.
+// publish publishes what was translated of events since started.
+func (t *translator) publish(events []source.Event, services []model.ServiceKey, update cache.Update, started time.Time) {
+	var effects []source.Event // The first publish is of a state, not of changes.
 	if !t.first {
-		changes = effective(batch.Events, services, &update)
+		effects = effective(events, services, &update)
 	}
-	receipt := newReceipt(t.receipts.tracer, changes, started)
-	update.Traceparent = receipt.traceparent()
-	t.receipts.publish(update, receipt)
-	t.ledger.replaced(units)
-	t.metrics.published(receipt)
-	t.recordPublish(services, receipt.seq)
+	p := t.tracker.NewPublication(effects, started)
+	update.Traceparent = p.Traceparent()
+	t.tracker.Publish(update, p)
+	t.recordPublish(services, p.Seq())
 	if t.first {
 		t.first = false
 		t.log.Info("all objects are known and published", "services", len(t.frontends.of), "nodes", len(t.nodes), "took", time.Since(started))
 		close(t.ready)
 	}
+}
+
+// reportProblems tells the tracker what is wrong with objects, and which Services are left out since their resources cannot be
+// rendered. It is the only writer of problems; the cache has it run again when a client comes for which rendering fails.
+func (t *translator) reportProblems() {
+	problems := slices.Clone(t.world.Problems())
+	for id, err := range t.cache.Failures() {
+		problems = append(problems, model.Problem{
+			Object:  string(model.KindService) + " " + id,
+			Reason:  model.InvalidObject,
+			Message: fmt.Sprintf("its resources would be rejected by Envoy, so the Service is not forwarded: %v", err),
+		})
+	}
+	t.tracker.SetProblems(problems)
 }
 
 // recordPublish notes in which publish Services were. The first has all, so it need not be remembered.
@@ -133,24 +149,21 @@ func (t *translator) setObject(object model.Object) {
 
 // count shows others how much there is.
 func (t *translator) count() {
-	t.metrics.services.Store(int64(len(t.frontends.of)))
-	t.metrics.frontends.Store(t.frontends.sum)
-	t.metrics.endpoints.Store(t.endpoints.sum)
-	t.metrics.nodes.Store(int64(len(t.nodes)))
+	t.tracker.SetWorld(status.World{
+		Services: int64(len(t.frontends.of)), Frontends: t.frontends.sum, Endpoints: t.endpoints.sum, Nodes: int64(len(t.nodes)),
+	})
 }
 
-// translateService adds to the update what a Service contributes now, and returns the number of its contribution, 0 if it has none.
-func (t *translator) translateService(key model.ServiceKey, update *cache.Update) uint64 {
+// translateService adds to the update what a Service contributes now.
+func (t *translator) translateService(key model.ServiceKey, update *cache.Update) {
 	plan := t.world.Plan(key)
 	if plan == nil {
 		t.frontends.set(key, 0)
 		update.Contributions[key.String()] = nil
-		return 0
+		return
 	}
 	t.frontends.set(key, plan.Size())
-	t.contributions++
-	update.Contributions[key.String()] = serviceContribution{key, plan, t.domain, t.ledger, t.contributions}
-	return t.contributions
+	update.Contributions[key.String()] = serviceContribution{plan, t.domain}
 }
 
 // translateNode adds to the update what a node contributes now. A Node object is written every few minutes, by its

@@ -61,8 +61,10 @@ func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(
 // frontend is a Service with one frontend, the same for all nodes.
 type frontend struct{ resource cache.Resource }
 
-func (f frontend) Variant(model.View) string         { return "" }
-func (f frontend) Resources(string) []cache.Resource { return []cache.Resource{f.resource} }
+func (f frontend) Variant(model.View) string { return "" }
+func (f frontend) Resources(string) ([]cache.Resource, error) {
+	return []cache.Resource{f.resource}, nil
+}
 
 // control is a control plane that proves itself and has its clients prove themselves.
 type control struct {

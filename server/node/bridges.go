@@ -11,7 +11,6 @@ import (
 
 	"github.com/fairlead/fairlead/server/node/dataplane"
 	"github.com/fairlead/fairlead/server/node/envoyns"
-	"github.com/fairlead/fairlead/server/node/upstream"
 )
 
 // bridged finds the endpoints that sit on this node's bridges.
@@ -23,15 +22,15 @@ type bridged struct {
 }
 
 // add takes the endpoints of an assignment in.
-func (b *bridged) add(r upstream.Resource) {
+func (b *bridged) add(assignment string, endpoints []netip.AddrPort) {
 	protocol := "tcp"
 	switch {
-	case strings.Contains(r.Name, "/UDP"):
+	case strings.Contains(assignment, "/UDP"):
 		protocol = "udp"
-	case strings.Contains(r.Name, "/SCTP"):
+	case strings.Contains(assignment, "/SCTP"):
 		protocol = "sctp"
 	}
-	for _, e := range addresses(r.Any) {
+	for _, e := range endpoints {
 		b.seen = append(b.seen, dataplane.BridgeEndpoint{Protocol: protocol, AddrPort: e})
 	}
 }

@@ -11,27 +11,28 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// directs tells the kernel's table the endpoints that direct frontends choose from. They come as Envoy's assignments, of which
-// only those are read that are needed.
+// directs sets the endpoints that direct frontends choose from in the kernel's table.
 type directs struct {
-	assignments map[string]*anypb.Any
-	changed     map[string]bool     // Assignments that have changed since the table was told.
-	sets        map[string][]string // The assignments that a frontend needs, by the frontend's name.
-	told        map[string]bool     // Assignments that the table knows.
+	assignments map[string][]netip.AddrPort // The endpoints of each assignment, in order.
+	changed     map[string]bool             // Assignments that have changed since they were set in the table.
+	sets        map[string][]string         // The assignments that a frontend needs, by the frontend's name.
+	applied     map[string]bool             // Assignments that are set in the table.
 	reflectors  reflectors
 }
 
 func newDirects() directs {
-	return directs{assignments: map[string]*anypb.Any{}, changed: map[string]bool{}, sets: map[string][]string{}, told: map[string]bool{}, reflectors: reflectors{}}
+	return directs{assignments: map[string][]netip.AddrPort{}, changed: map[string]bool{}, sets: map[string][]string{}, applied: map[string]bool{}, reflectors: reflectors{}}
 }
 
-// set takes an assignment in; nil: there is none any more.
-func (d *directs) set(name string, a *anypb.Any) {
-	if a == nil {
-		delete(d.assignments, name)
-	} else {
-		d.assignments[name] = a
-	}
+// set takes the endpoints of an assignment in.
+func (d *directs) set(name string, endpoints []netip.AddrPort) {
+	d.assignments[name] = endpoints
+	d.changed[name] = true
+}
+
+// remove forgets an assignment.
+func (d *directs) remove(name string) {
+	delete(d.assignments, name)
 	d.changed[name] = true
 }
 
@@ -44,30 +45,30 @@ func (d *directs) use(name string, f *frontendpb.Frontend) {
 	}
 }
 
-// apply tells the table.
+// apply sets in the table what changed.
 func (d *directs) apply(table *dataplane.Table) {
 	needed := map[string]bool{}
 	for _, sets := range d.sets {
 		for _, set := range sets {
 			needed[set] = true
-			if d.changed[set] || !d.told[set] {
-				table.SetEndpoints(set, addresses(d.assignments[set]))
+			if d.changed[set] || !d.applied[set] {
+				table.SetEndpoints(set, d.assignments[set])
 			}
 		}
 	}
-	for set := range d.told {
+	for set := range d.applied {
 		if !needed[set] {
 			table.SetEndpoints(set, nil)
 		}
 	}
-	d.told = needed
+	d.applied = needed
 	clear(d.changed)
 }
 
-// addresses returns the endpoints of an assignment, in order, each once; none if it is nil or cannot be read.
-func addresses(a *anypb.Any) []netip.AddrPort {
+// endpointsOf returns the endpoints of an assignment, in order, each once; none if it cannot be read.
+func endpointsOf(a *anypb.Any) []netip.AddrPort {
 	assignment := &endpointpb.ClusterLoadAssignment{}
-	if a == nil || a.UnmarshalTo(assignment) != nil {
+	if a.UnmarshalTo(assignment) != nil {
 		return nil // Envoy rejects one that cannot be read, and that is reported.
 	}
 	var all []netip.AddrPort

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/dataplane"
 	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // instances are the node's Envoys. It belongs to the reconciler.
@@ -186,11 +187,11 @@ func (i *instances) probeTimer(applied applied) <-chan time.Time {
 
 // probe dials the listener of every class on the way that Service traffic takes.
 func probe(id envoyns.ID) error {
-	for _, class := range envoyns.Classes {
+	for _, class := range frontendpb.Classes {
 		for _, probe := range envoyns.ProbeAddresses(id, class) {
 			conn, err := net.DialTimeout("tcp", probe.String(), probeInterval)
 			if err != nil {
-				return fmt.Errorf("class %s: %w", envoyns.ClassName(class), err)
+				return fmt.Errorf("class %s: %w", class.Label(), err)
 			}
 			conn.Close()
 		}

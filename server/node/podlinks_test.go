@@ -85,9 +85,9 @@ func TestPodProblem(t *testing.T) {
 		{"configured prefixes", Config{PodCIDRs: everything}, described, nil, false},
 		{"configured links", Config{PodInterfaces: []string{"ipvl"}}, described, nil, false},
 	} {
-		n := newNode(test.config, slog.New(slog.DiscardHandler))
-		n.self, n.podLinks = test.self, test.links
-		if p := n.podProblem(); (p != nil) != test.problem {
+		d := newDesiredState(test.config, slog.New(slog.DiscardHandler))
+		d.self, d.podLinks = test.self, test.links
+		if p := d.podProblem(); (p != nil) != test.problem {
 			t.Errorf("%s: %v", test.name, p)
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,11 +11,9 @@ import (
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/node/dataplane"
-	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/server/node/healthcheck"
 	"github.com/fairlead/fairlead/server/node/launcher"
 	"github.com/fairlead/fairlead/server/node/upstream"
-	"github.com/fairlead/fairlead/translate/envoy"
 )
 
 // Waits of the reconciler.
@@ -67,23 +63,6 @@ type reconciler struct {
 	tracer      trace.Tracer
 	instruments *instruments
 	status      atomic.Pointer[Status] // For others to read.
-}
-
-// pendingChange is what one batch of updates asks for.
-type pendingChange struct {
-	updates    []upstream.Update
-	seq        uint64                        // What the current Envoy must have before the kernel may follow.
-	requires   map[string]string             // Clusters, with their assignments, that the kernel will lead traffic to.
-	removals   map[string]cache.Contribution // Removals from Envoy, once the kernel leads nothing there any more.
-	began      time.Time
-	deadline   time.Time
-	committing bool // The kernel has been given it.
-	span       commitSpan
-}
-
-func newPendingChange() *pendingChange {
-	now := time.Now()
-	return &pendingChange{removals: map[string]cache.Contribution{}, began: now, deadline: now.Add(envoyTimeout)}
 }
 
 func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
@@ -164,101 +143,6 @@ func (r *reconciler) updatePods() {
 	}
 }
 
-// start takes in how the node forwarded last.
-func (r *reconciler) start() error {
-	if err := r.instances.adopt(); err != nil {
-		return err
-	}
-	r.pending = newPendingChange()
-	r.hold = &startupHold{units: map[string]cache.Contribution{}, running: slices.Clone(r.instances.live), until: time.Now().Add(holdTimeout)}
-	loaded := r.upstream.Loaded()
-	for _, typeURL := range types {
-		for _, resource := range loaded[typeURL] {
-			r.desired.receivedTypes[typeURL] = true
-			r.desired.set(typeURL, resource, r.hold.units)
-		}
-	}
-	r.desired.findPodLinks()
-	r.desired.listeners(r.hold.units, r.pending.removals)
-	return nil
-}
-
-// startupHold is what is not served yet after the agent's start. An Envoy and a table that an earlier agent left are newer than the
-// last good state on disk, which is written a moment after the node forwards by it: they are only replaced by what a control
-// plane has to add to that state, or when none answers. And Envoys are not served a world without Services, of which they
-// would forget theirs.
-type startupHold struct {
-	units   map[string]cache.Contribution
-	running []envoyns.ID // Envoys that were running.
-	until   time.Time
-}
-
-// over reports whether there is nothing more to wait for.
-func (h *startupHold) over(known bool, live []envoyns.ID, up upstream.Status) bool {
-	running := slices.ContainsFunc(h.running, func(id envoyns.ID) bool { return slices.Contains(live, id) })
-	switch {
-	case !known:
-		return false
-	case !running || time.Now().After(h.until):
-		return true
-	default:
-		// What a control plane has to add follows at once when a stream opens; that it has nothing, it does not say.
-		return up.Connected && time.Since(up.Since) > settleTime
-	}
-}
-
-// serveHeld serves what was held, if there is nothing more to wait for.
-func (r *reconciler) serveHeld(ctx context.Context) {
-	if r.hold == nil || !r.hold.over(r.desired.receivedTypes[envoy.FrontendType], r.instances.live, r.upstream.Status()) {
-		return
-	}
-	_ = r.commitBridges(ctx) // The commit tries again, and says so.
-	r.pending.seq = r.cache.Publish(cache.Update{Contributions: r.hold.units})
-	r.pending.deadline = time.Now().Add(envoyTimeout)
-	r.hold = nil
-}
-
-// receive takes an update, and what else has arrived with it, into the change at hand. Of each type one update at most is handed
-// out before it is answered, so a change stays small; and the endpoints that a change waits for may be in the next update.
-func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
-	if r.pending == nil {
-		r.pending = newPendingChange()
-	}
-	c := r.pending
-	units := map[string]cache.Contribution{}
-	for more := true; more; {
-		c.updates = append(c.updates, u)
-		r.desired.receivedTypes[u.Type] = true // A response without resources counts, too.
-		for _, resource := range u.Changed {
-			r.desired.set(u.Type, resource, units)
-			c.span.follow(r.tracer, resource.Traceparent, r.config.Node)
-		}
-		for _, name := range u.Removed {
-			r.desired.remove(u.Type, name, c.removals)
-		}
-		select {
-		case u = <-r.upstream.Updates():
-		default:
-			more = false
-		}
-	}
-	if r.desired.outdated {
-		r.desired.findPodLinks() // The node's addresses tell its uplinks.
-	}
-	r.desired.listeners(units, c.removals)
-	for id := range units {
-		delete(c.removals, id)
-	}
-	c.requires = r.desired.requires()
-	if r.hold != nil {
-		maps.Copy(r.hold.units, units)
-		maps.DeleteFunc(r.hold.units, func(id string, _ cache.Contribution) bool { _, gone := c.removals[id]; return gone })
-		return
-	}
-	_ = r.commitBridges(ctx) // The commit tries again, and says so.
-	c.seq = r.cache.Publish(cache.Update{Contributions: units})
-}
-
 // commitBridges brings the table for pods on bridges up to date, before Envoy dials a new endpoint on one.
 func (r *reconciler) commitBridges(ctx context.Context) error {
 	err := r.desired.bridges(ctx)
@@ -324,84 +208,12 @@ func (r *reconciler) listenTimer() <-chan time.Time {
 	return time.After(retryInterval)
 }
 
-// finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.
-func (r *reconciler) finish(ctx context.Context, c *pendingChange, err error) {
-	if len(c.removals) > 0 {
-		r.cache.Publish(cache.Update{Contributions: c.removals})
-	}
-	c.span.end(err)
-	if err == nil {
-		r.committedAt = time.Now()
-	}
-	if err == nil && len(c.updates) > 0 {
-		r.instruments.program.Record(ctx, time.Since(c.began).Seconds())
-	}
-	for _, u := range c.updates {
-		if err != nil {
-			r.upstream.Nack(u, err)
-		} else {
-			r.upstream.Ack(u)
-		}
-	}
-}
-
-// mayCommit reports whether a change may go to the kernel: Envoy has what traffic is about to be led to.
-func (r *reconciler) mayCommit(c *pendingChange) bool {
-	if c.committing || r.instances.current == 0 || r.envoyHas(c) {
-		return true
-	}
-	if time.Now().Before(c.deadline) {
-		return false
-	}
-	r.log.Error("Envoy does not take a change; the kernel goes ahead without it", "generation", r.instances.current)
-	return true
-}
-
-// envoyHas reports whether the current Envoy has what a change leads traffic to. That it has all assignments that it asked
-// for is not enough: it may not have asked yet for that of a new cluster.
-func (r *reconciler) envoyHas(c *pendingChange) bool {
-	if !r.instances.hasResources(r.instances.current, c.seq, r.cache.Applied) {
-		return false
-	}
-	id := envoyID(r.config.Node, r.instances.current)
-	for cluster, assignment := range c.requires {
-		if !r.cache.Has(id, envoy.ClusterType, cluster) || !r.cache.Has(id, envoy.AssignmentType, assignment) {
-			return false
-		}
-		delete(c.requires, cluster)
-	}
-	return true
-}
-
-// changeTimer returns a channel that fires when the change at hand has waited long enough for Envoy, or when the kernel is to be
-// asked once more.
-func (r *reconciler) changeTimer() <-chan time.Time {
-	switch {
-	case r.hold != nil:
-		return nil
-	case r.commitFailed:
-		return time.After(retryInterval)
-	case r.pending != nil:
-		return time.After(time.Until(r.pending.deadline))
-	default:
-		return nil
-	}
-}
-
 // flowTimer returns a channel that fires when the kernel's table has to look for flows again.
 func (r *reconciler) flowTimer() <-chan time.Time {
 	if at := r.table.NextLook(); !at.IsZero() {
 		return time.After(time.Until(at))
 	}
 	return nil
-}
-
-// holdTimer returns a channel that fires when it is worth looking whether the hold is over.
-func (r *reconciler) holdTimer() <-chan time.Time {
-	if r.hold == nil || !r.desired.receivedTypes[envoy.FrontendType] {
-		return nil
-	}
-	return time.After(settleTime / 4)
 }
 
 // commit brings the kernel's tables up to date, once there is something that they can be made from.
@@ -420,56 +232,4 @@ func (r *reconciler) commit(ctx context.Context) error {
 		r.look(ctx, r.table, r.log)
 	}
 	return errors.Join(r.commitBridges(ctx), err)
-}
-
-// admit lets a new Envoy start. What was built for one that cannot, or whose proxy left meanwhile, is undone: it must not
-// take the place of an Envoy that lives.
-func (r *reconciler) admit(ctx context.Context, request *launcher.Request) {
-	id, err := r.instances.start(int(request.Namespace.Fd()), r.desired.addresses())
-	if err != nil {
-		r.reject(request, err)
-		return
-	}
-	bootstrap, err := Bootstrap(r.config.Node, r.config.RunDir, id).JSON()
-	if err == nil {
-		// The table must know the Envoy instance's links before the first packet comes from them.
-		err = r.commit(ctx)
-	}
-	if err != nil {
-		r.instances.abort(id)
-		r.reject(request, err)
-		return
-	}
-	if err := request.Accept(bootstrap); err != nil {
-		r.instances.abort(id)
-		r.log.Warn("a proxy left before it was answered", "generation", id, "error", err)
-	}
-}
-
-// reject tells a proxy why its Envoy cannot start.
-func (r *reconciler) reject(request *launcher.Request, why error) {
-	r.log.Error("cannot start an Envoy", "error", why)
-	if err := request.Refuse(why); err != nil {
-		r.log.Warn("a proxy left before it was answered", "error", err)
-	}
-}
-
-// ackObserver wakes the reconciler when an Envoy answers.
-type ackObserver struct{ *reconciler }
-
-// Acked implements cache.Observer.
-func (o ackObserver) Acked(_, _ string, _, _ uint64) { o.wake() }
-
-// Nacked implements cache.Observer.
-func (o ackObserver) Nacked(node, typeURL, detail string) {
-	o.log.Error("Envoy rejects a resource", "envoy", node, "type", typeURL, "detail", detail)
-	o.instruments.nacks.Add(context.Background(), 1)
-	o.wake()
-}
-
-func (o ackObserver) wake() {
-	select {
-	case o.acked <- struct{}{}:
-	default:
-	}
 }

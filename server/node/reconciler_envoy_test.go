@@ -19,8 +19,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // fakeEnvoy stands for a proxy and the Envoy that it becomes: it has a namespace in which it listens as Envoy does, and takes
@@ -67,7 +67,7 @@ func (e *fakeEnvoy) listen() error {
 		}
 		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }), err)
 	}}
-	for _, class := range envoyns.Classes {
+	for _, class := range frontendpb.Classes {
 		for network, host := range map[string]net.IP{"tcp4": net.IPv4zero, "tcp6": net.IPv6zero} {
 			at := net.TCPAddr{IP: host, Port: int(envoy.ListenerPort(class))}
 			l, err := transparent.Listen(context.Background(), network, at.String())

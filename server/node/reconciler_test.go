@@ -41,8 +41,8 @@ type loop struct {
 // fixed is a unit that all nodes see alike.
 type fixed []cache.Resource
 
-func (f fixed) Variant(model.View) string         { return "" }
-func (f fixed) Resources(string) []cache.Resource { return f }
+func (f fixed) Variant(model.View) string                  { return "" }
+func (f fixed) Resources(string) ([]cache.Resource, error) { return f, nil }
 
 // newLoop starts a control plane and an agent. While a file named broken is in the folder, every run of nft fails.
 func newLoop(t *testing.T) *loop {

@@ -47,7 +47,7 @@ type Queue struct {
 	pending  []Event
 	index    map[model.ObjectKey]int // Into pending.
 	unsynced map[model.ObjectKind]bool
-	news     bool // A kind has become synced since the last Take.
+	news     bool // A kind has become synced, or somebody called Wake, since the last Take.
 }
 
 // NewQueue returns an empty queue.
@@ -87,6 +87,14 @@ func (q *Queue) SetSynced(kinds ...model.ObjectKind) {
 			q.news = true
 		}
 	}
+	q.mu.Unlock()
+	q.signal()
+}
+
+// Wake has Take return, with a batch without events if nothing waits.
+func (q *Queue) Wake() {
+	q.mu.Lock()
+	q.news = true
 	q.mu.Unlock()
 	q.signal()
 }

@@ -28,7 +28,7 @@ type serviceUnit struct {
 
 func (u serviceUnit) Variant(v model.View) string { return string(u.plan.Variant(v)) }
 
-func (u serviceUnit) Resources(variant string) []cache.Resource {
+func (u serviceUnit) Resources(variant string) ([]cache.Resource, error) {
 	var resources []cache.Resource
 	frontends := u.plan.Frontends(translate.Variant(variant))
 	for _, r := range append(envoy.Resources(frontends), grpc.DefaultDomain.Routes(u.plan.Service(), frontends)...) {
@@ -38,7 +38,7 @@ func (u serviceUnit) Resources(variant string) []cache.Resource {
 		}
 		resources = append(resources, resource)
 	}
-	return resources
+	return resources, nil
 }
 
 // service is a Service and its endpoints, for units.

@@ -96,14 +96,14 @@ func TestResources(t *testing.T) {
 				case *clusterpb.Cluster:
 					clusters = append(clusters, r.Name+" → "+m.GetEdsClusterConfig().GetServiceName())
 				case *frontendpb.Frontend:
-					used = ClusterNames(m)
+					used = ClusterNames(r.Name, m)
 					var all []string
 					for _, route := range []*frontendpb.Route{m.GetPod(), m.GetNode(), m.GetOutside()} {
 						all = append(all, route.GetVerdict().String()+" "+route.GetClass().String())
 					}
 					routes = strings.Join(all, ", ")
-					if back := FrontendModel(m); r.Name != back.Name() || back.Name() != test.frontend.Name() {
-						t.Errorf("frontend %s is read back as %s", test.frontend.Name(), back.Name())
+					if r.Name != test.frontend.Name() || m.Addr() != test.frontend.Address {
+						t.Errorf("frontend %s is sent as %s with address %s", test.frontend.Name(), r.Name, m.Addr())
 					}
 				}
 			}
@@ -142,7 +142,7 @@ func TestSourceRanges(t *testing.T) {
 			t.Errorf("who may dial meets %s", r)
 		}
 	}
-	if got := ClusterNames(pb); !slices.Equal(got, []string{"203.0.113.5:80"}) {
+	if got := ClusterNames(f.Name(), pb); !slices.Equal(got, []string{"203.0.113.5:80"}) {
 		t.Errorf("clusters %q", got)
 	}
 	if l := pb.GetLimited(); !slices.Equal(l.GetRanges(), []string{"10.0.0.0/8"}) || len(l.GetAddresses()) != 1 {
@@ -198,7 +198,7 @@ func TestListeners(t *testing.T) {
 		}
 		seen[address] = l.GetName()
 	}
-	for _, class := range Classes {
+	for _, class := range frontendpb.Classes {
 		for _, l := range CatchAll(class, aliases) {
 			check(l, l.GetAddress().String())
 			if len(l.GetFilterChains()) != 2 {
@@ -207,13 +207,13 @@ func TestListeners(t *testing.T) {
 		}
 	}
 	local := &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}
-	for _, f := range []*frontendpb.Frontend{
-		{Address: []byte{10, 96, 0, 10}, Port: 53, Protocol: "UDP", Kind: "ClusterIP"},
-		{Address: []byte{172, 30, 0, 1}, Port: 53, Protocol: "UDP", Kind: "ExternalIP"},
-		{Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: local},
-		{Port: 30053, Ipv6: true, Protocol: "UDP", Kind: "NodePort", Outside: local},
+	for name, f := range map[string]*frontendpb.Frontend{
+		"10.96.0.10:53/UDP": {Address: []byte{10, 96, 0, 10}, Port: 53, Protocol: "UDP", Kind: "ClusterIP"},
+		"172.30.0.1:53/UDP": {Address: []byte{172, 30, 0, 1}, Port: 53, Protocol: "UDP", Kind: "ExternalIP"},
+		"*:30053/UDP":       {Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: local},
+		"[*]:30053/UDP":     {Port: 30053, Ipv6: true, Protocol: "UDP", Kind: "NodePort", Outside: local},
 	} {
-		l := UDPListener(f, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, aliases)
+		l := UDPListener(name, f, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, aliases)
 		check(l, l.GetAddress().String())
 	}
 }
@@ -222,9 +222,9 @@ func TestListeners(t *testing.T) {
 // listener would end its sessions.
 func TestUDPListenerIsStable(t *testing.T) {
 	f := &frontendpb.Frontend{Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}}
-	with := UDPListener(f, nil, nil).String()
+	with := UDPListener("*:30053/UDP", f, nil, nil).String()
 	f.Outside = &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
-	if without := UDPListener(f, nil, nil).String(); with != without {
+	if without := UDPListener("*:30053/UDP", f, nil, nil).String(); with != without {
 		t.Errorf("with local endpoints:\n%s\nwithout:\n%s", with, without)
 	}
 }

@@ -55,9 +55,6 @@ const (
 // ListenerPort returns the port on which Envoy takes the TCP connections of a class.
 func ListenerPort(class frontendpb.Class) uint16 { return 15000 + uint16(class) }
 
-// Classes are the classes of connections, in order.
-var Classes = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ, frontendpb.Class_EXTERNAL}
-
 // Alias stands for an address of the node inside the proxy's namespace.
 type Alias struct{ Address, Alias netip.Addr }
 
@@ -93,8 +90,8 @@ func CatchAll(class frontendpb.Class, aliases []Alias) []*listenerpb.Listener {
 		{"6", "::", "[*]", NodePortAlias6},
 	} {
 		l := &listenerpb.Listener{
-			Name:        "catch-all-" + className(class) + "-" + family.suffix,
-			StatPrefix:  className(class),
+			Name:        "catch-all-" + class.Label() + "-" + family.suffix,
+			StatPrefix:  class.Label(),
 			Address:     address(family.any, ListenerPort(class), corepb.SocketAddress_TCP),
 			Transparent: wrapperspb.Bool(true),
 			// A listener bound to any address reads the dialled address of each connection from its socket.
@@ -131,11 +128,6 @@ func aliasChain(name string, alias netip.Addr, host string) *listenerpb.FilterCh
 	}
 }
 
-// className returns a class in the spelling of the kernel's chains.
-func className(class frontendpb.Class) string {
-	return map[frontendpb.Class]string{frontendpb.Class_KEEP: "keep", frontendpb.Class_MASQ: "masq", frontendpb.Class_EXTERNAL: "external"}[class]
-}
-
 // tcpFilters forwards a connection to the cluster that format names.
 func tcpFilters(format string) []*listenerpb.Filter {
 	return []*listenerpb.Filter{
@@ -163,16 +155,14 @@ func filter(name string, config proto.Message) *listenerpb.Filter {
 	return &listenerpb.Filter{Name: name, ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: pack(config)}}
 }
 
-// UDPListener returns the listener of a UDP frontend, bound to its very address: Envoy answers datagrams from the port
+// UDPListener returns the listener of the UDP frontend f of that name, bound to its very address: Envoy answers datagrams from the port
 // that its socket is bound to, so they cannot be steered to another one. pods are the sources that count as pods, which
 // matters when connections from outside have endpoints of their own.
-func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *listenerpb.Listener {
-	m := FrontendModel(f)
-	m.Protocol = model.UDP
-	ip := m.Address
+func UDPListener(frontend string, f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *listenerpb.Listener {
+	ip := f.Addr()
 	if !ip.IsValid() {
 		ip = NodePortAlias4
-		if m.Family == model.IPv6 {
+		if f.GetIpv6() {
 			ip = NodePortAlias6
 		}
 	}
@@ -181,10 +171,10 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *
 			ip = a.Alias
 		}
 	}
-	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(m, false))}
-	if outside := Routes(f)[model.FromOutside]; m.Kind != model.ClusterIP && (outside.GetClass() == frontendpb.Class_EXTERNAL || outside.GetVerdict() == frontendpb.Verdict_DROP) {
-		matcher.OnNoMatch = udpRoute(clusterName(m, true))
-		matcher.MatcherType = sourceMatcher(append([]netip.Prefix{Masquerade4, Masquerade6}, pods...), udpRoute(clusterName(m, false)))
+	matcher := &matcherpb.Matcher{OnNoMatch: udpRoute(clusterName(frontend, false))}
+	if outside := Routes(f)[model.FromOutside]; f.GetKind() != string(model.ClusterIP) && (outside.GetClass() == frontendpb.Class_EXTERNAL || outside.GetVerdict() == frontendpb.Verdict_DROP) {
+		matcher.OnNoMatch = udpRoute(clusterName(frontend, true))
+		matcher.MatcherType = sourceMatcher(append([]netip.Prefix{Masquerade4, Masquerade6}, pods...), udpRoute(clusterName(frontend, false)))
 	}
 	socket := &corepb.UdpSocketConfig{
 		MaxRxDatagramSize: wrapperspb.UInt64(maxDatagram),
@@ -192,9 +182,9 @@ func UDPListener(f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *
 		PreferGro: wrapperspb.Bool(true),
 	}
 	return &listenerpb.Listener{
-		Name:              UDPListenerName(m.Name()),
+		Name:              UDPListenerName(frontend),
 		StatPrefix:        "udp",
-		Address:           address(ip.String(), m.Port, corepb.SocketAddress_UDP),
+		Address:           address(ip.String(), uint16(f.GetPort()), corepb.SocketAddress_UDP),
 		Transparent:       wrapperspb.Bool(true),
 		UdpListenerConfig: &listenerpb.UdpListenerConfig{DownstreamSocketConfig: socket},
 		ListenerFilters: []*listenerpb.ListenerFilter{{Name: "udp_proxy", ConfigType: &listenerpb.ListenerFilter_TypedConfig{

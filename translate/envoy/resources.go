@@ -6,8 +6,8 @@
 package envoy
 
 import (
-	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -59,7 +59,7 @@ func Resources(frontends []model.Frontend) []Resource {
 	add := func(f *model.Frontend, external bool, set *model.EndpointSet) {
 		// What the kernel forwards has clusters, too: an agent that does not know the class direct leads it to Envoy.
 		if f.Protocol != model.SCTP {
-			name := clusterName(f, external)
+			name := clusterName(f.Name(), external)
 			clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
 		}
 		if !known[set.Name] {
@@ -72,7 +72,7 @@ func Resources(frontends []model.Frontend) []Resource {
 		if set := f.Routes[model.FromPod].Set; set != nil {
 			add(f, false, set)
 		}
-		if outside := f.Routes[model.FromOutside]; external(f) && outside.Set != nil {
+		if outside := f.Routes[model.FromOutside]; f.ExternalEndpoints() && outside.Set != nil {
 			add(f, true, outside.Set)
 		}
 		fronts = append(fronts, Resource{TypeURL: FrontendType, Name: f.Name(), Message: frontend(f)})
@@ -80,15 +80,10 @@ func Resources(frontends []model.Frontend) []Resource {
 	return append(append(clusters, assignments...), fronts...)
 }
 
-// external reports whether connections from outside have endpoints of their own (externalTrafficPolicy Local).
-func external(f *model.Frontend) bool {
-	return f.Kind != model.ClusterIP && f.Routes[model.FromOutside].Set != f.Routes[model.FromPod].Set
-}
-
-// clusterName returns the name under which a node's listeners look for a frontend's cluster.
-func clusterName(f *model.Frontend, external bool) string {
-	name := f.HostPort()
-	if f.Protocol == model.UDP {
+// clusterName returns the name under which a node's listeners look for the cluster of a frontend, by the frontend's name.
+func clusterName(frontend string, external bool) string {
+	name, protocol, _ := strings.Cut(frontend, "/")
+	if protocol == string(model.UDP) {
 		name = udp + name
 	}
 	if external {
@@ -214,7 +209,7 @@ func direct(f *model.Frontend, pb *frontendpb.Frontend) *frontendpb.Direct {
 		Endpoints: f.Routes[model.FromPod].Set.Name, AffinitySeconds: uint32(f.Direct.Affinity.Seconds()),
 		Pod: pb.GetPod(), Node: pb.GetNode(), Outside: pb.GetOutside(),
 	}
-	if external(f) {
+	if f.ExternalEndpoints() {
 		d.External = f.Routes[model.FromOutside].Set.Name
 	}
 	return d
@@ -233,47 +228,31 @@ func Routes(f *frontendpb.Frontend) [model.Origins]*frontendpb.Route {
 
 // route returns the verdict and the class of one origin's connections.
 func route(f *model.Frontend, origin model.Origin) *frontendpb.Route {
-	r := f.Routes[origin]
-	switch {
-	case r.Verdict == model.Refuse:
+	switch f.Routes[origin].Verdict {
+	case model.Refuse:
 		return &frontendpb.Route{Verdict: frontendpb.Verdict_REFUSE}
-	case r.Verdict == model.Drop:
+	case model.Drop:
 		return &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
-	case origin == model.FromNode || r.Source == model.Masquerade:
-		// A host's own address cannot be spoofed from a veth: its replies would never leave the host.
-		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_MASQ}
-	case origin == model.FromOutside && external(f):
-		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}
 	default:
-		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_KEEP}
+		return &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.ClassOf(f, origin)}
 	}
 }
 
-// ClusterNames returns the clusters that a node forwards connections to a frontend by; none if it forwards them itself.
-func ClusterNames(f *frontendpb.Frontend) []string {
+// ClusterNames returns the clusters by which a node forwards connections to the frontend f of that name; none if the kernel
+// forwards them itself.
+func ClusterNames(frontend string, f *frontendpb.Frontend) []string {
 	if f.GetDirect() != nil {
 		return nil
 	}
 	var names []string
-	m := FrontendModel(f)
 	for _, r := range Routes(f) {
 		class := r.GetClass()
 		if class == frontendpb.Class_CLASS_UNSPECIFIED {
 			continue
 		}
-		if name := clusterName(m, class == frontendpb.Class_EXTERNAL); !slices.Contains(names, name) {
+		if name := clusterName(frontend, class == frontendpb.Class_EXTERNAL); !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
 	return names
-}
-
-// FrontendModel returns the address, family, port, protocol and kind of a frontend; its routes stay empty.
-func FrontendModel(f *frontendpb.Frontend) *model.Frontend {
-	m := &model.Frontend{Family: model.IPv4, Port: uint16(f.GetPort()), Protocol: model.Protocol(f.GetProtocol()), Kind: model.Kind(f.GetKind())}
-	if f.GetIpv6() {
-		m.Family = model.IPv6
-	}
-	m.Address, _ = netip.AddrFromSlice(f.GetAddress())
-	return m
 }

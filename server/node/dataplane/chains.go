@@ -5,12 +5,10 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead/fairlead/server/node/envoyns"
-	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
@@ -21,56 +19,6 @@ type chain struct {
 	hook     knftables.BaseChainHook
 	priority knftables.BaseChainPriority
 	rules    []string
-}
-
-// mapTypes are the maps and the expressions that give them their types. Frontends alone change while nothing else does.
-//
-// Every map and set of the table is declared by typeof, and no verdict map is anonymous: what nft 1.1 stores beside the
-// others makes the nft 1.0.6 of Debian 12 crash when it lists them, and with it a kube-proxy in nftables mode whose image
-// has that one.
-var mapTypes = map[string]string{
-	mapName(incoming, false, false): "ip daddr . meta l4proto . th dport : verdict",
-	mapName(incoming, false, true):  "ip6 daddr . meta l4proto . th dport : verdict",
-	mapName(incoming, true, false):  "meta l4proto . th dport : verdict",
-	mapName(incoming, true, true):   "meta l4proto . th dport : verdict",
-	mapName(own, false, false):      "ip daddr . meta l4proto . th dport : verdict",
-	mapName(own, false, true):       "ip6 daddr . meta l4proto . th dport : verdict",
-	mapName(own, true, false):       "meta l4proto . th dport : verdict",
-	mapName(own, true, true):        "meta l4proto . th dport : verdict",
-	mapName(aliasMap, false, false): "ip daddr . meta l4proto . th dport : ip daddr",
-	mapName(aliasMap, false, true):  "ip6 daddr . meta l4proto . th dport : ip6 daddr",
-}
-
-// The maps of the living Envoy instances: from a connection's mark to its veth's chain, and from the veth by which Envoy sends.
-const (
-	markMap = "marks"
-	vethMap = "veths"
-)
-
-// instanceMaps are the types of the maps that addChains fills.
-var instanceMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
-
-// addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
-// address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
-func addMaps(tx *knftables.Transaction) {
-	for _, types := range []map[string]string{mapTypes, directMapTypes()} {
-		for name, kind := range types {
-			tx.Add(&knftables.Map{Name: name, TypeOf: kind})
-			tx.Flush(&knftables.Map{Name: name})
-		}
-	}
-	for name, kind := range instanceMaps {
-		tx.Add(&knftables.Map{Name: name, TypeOf: kind})
-	}
-	for _, ipv6 := range []bool{false, true} {
-		set := &knftables.Set{Name: mapName(clusterIPSet, false, ipv6), TypeOf: ip(ipv6) + " daddr"}
-		tx.Add(set)
-		tx.Flush(set)
-		tx.Add(&knftables.Set{
-			Name: mapName(callerSet, false, ipv6), TypeOf: fmt.Sprintf("%s saddr . %[1]s daddr", ip(ipv6)), Flags: []knftables.SetFlag{knftables.DynamicFlag},
-			Timeout: knftables.PtrTo(time.Minute), Size: knftables.PtrTo[uint64](65_535),
-		})
-	}
 }
 
 // addChains adds the chains in the order in which they refer to each other, replacing the rules of those that exist.
@@ -98,7 +46,7 @@ func (t *Table) addInstances(tx *knftables.Transaction) {
 		tx.Flush(&knftables.Map{Name: name})
 	}
 	for _, id := range t.instances.Live {
-		for _, class := range envoyns.Classes {
+		for _, class := range frontendpb.Classes {
 			tx.Add(&knftables.Element{Map: markMap, Key: []string{fmt.Sprintf("%#x", t.config.Mark(id, class))}, Value: []string{goTo(resumeName(id, class))}})
 		}
 		for _, class := range senders {
@@ -121,8 +69,8 @@ func (t *Table) chains() []chain {
 // verdictChains returns the chains that a frontend's lookup ends in.
 func (t *Table) verdictChains() []chain {
 	var all []chain
-	for _, class := range envoyns.Classes {
-		c := chain{name: envoyns.ClassName(class), rules: []string{count(counterWaiting) + " drop"}} // A client tries again until there is an Envoy.
+	for _, class := range frontendpb.Classes {
+		c := chain{name: class.Label(), rules: []string{count(counterWaiting) + " drop"}} // A client tries again until there is an Envoy.
 		if id := t.instances.Current; id != 0 {
 			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
 			if class == frontendpb.Class_KEEP {
@@ -155,7 +103,7 @@ func noteCaller() []string {
 // They exist for every possible Envoy instance, so that the rules that lead to them are all that changes.
 func (t *Table) instanceChains(id envoyns.ID) []chain {
 	var all []chain
-	for _, class := range envoyns.Classes {
+	for _, class := range frontendpb.Classes {
 		all = append(all, chain{name: resumeName(id, class), rules: []string{t.setMark("meta mark", id, class), "accept"}})
 	}
 	for _, class := range senders {
@@ -174,11 +122,11 @@ func (t *Table) instanceChains(id envoyns.ID) []chain {
 var senders = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ}
 
 func resumeName(id envoyns.ID, class frontendpb.Class) string {
-	return "to-" + strconv.Itoa(int(id)) + "-" + envoyns.ClassName(class)
+	return "to-" + strconv.Itoa(int(id)) + "-" + class.Label()
 }
 
 func sentName(id envoyns.ID, class frontendpb.Class) string {
-	return "from-" + strconv.Itoa(int(id)) + "-" + envoyns.ClassName(class)
+	return "from-" + strconv.Itoa(int(id)) + "-" + class.Label()
 }
 
 // setMark returns a statement that sets Fairlead's bits of a mark and leaves the others.
@@ -194,7 +142,7 @@ func (t *Table) setMark(mark string, id envoyns.ID, class frontendpb.Class) stri
 // datagram, and another client may have its port by then: kept by their marks, flows would be lost when the old Envoy goes.
 func (t *Table) established(lookups string) []string {
 	var current []string
-	for _, class := range envoyns.Classes {
+	for _, class := range frontendpb.Classes {
 		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.instances.Current, class)))
 	}
 	return []string{
@@ -236,78 +184,6 @@ func (t *Table) prerouting() chain {
 func (t *Table) output() chain {
 	return chain{name: "output", kind: knftables.RouteType, hook: knftables.OutputHook, priority: knftables.ManglePriority,
 		rules: t.established("lookup-" + own)}
-}
-
-// natPrerouting rewrites the destination of connections to frontends at the node's own addresses, NodePorts and others: a
-// node's own address is always delivered to the node, whatever the packet's mark. The mark tells them from connections to the
-// node's own servers.
-func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
-	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority, rules: t.directRules()}
-	for _, ipv6 := range []bool{false, true} {
-		c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x != 0 dnat %s to %s daddr . meta l4proto . th dport map @%s",
-			t.config.Mask, ip(ipv6), ip(ipv6), mapName(aliasMap, false, ipv6)))
-		if addresses := t.addresses(ipv6); addresses != "" {
-			alias := envoy.NodePortAlias4
-			if ipv6 {
-				alias = envoy.NodePortAlias6
-			}
-			c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x != 0 %s daddr { %s } dnat %s to %s", t.config.Mask, ip(ipv6), addresses, ip(ipv6), alias))
-		}
-	}
-	return c
-}
-
-// natInput gives connections of class masq to the node's own servers a source that those can know.
-func (t *Table) natInput() chain {
-	c := chain{name: "nat-input", kind: knftables.NATType, hook: knftables.InputHook, priority: knftables.SNATPriority}
-	masqueraded := []string{fmt.Sprintf("meta mark and %#x == %#x", t.config.Mask, t.directMark(frontendpb.Class_MASQ))}
-	if veths := t.veths(frontendpb.Class_MASQ); veths != "" {
-		masqueraded = append(masqueraded, fmt.Sprintf("iifname { %s }", veths))
-	}
-	for _, match := range masqueraded {
-		for _, ipv6 := range []bool{false, true} {
-			if a := sortedByFamily(t.node.Addresses, ipv6); len(a) > 0 {
-				c.rules = append(c.rules, fmt.Sprintf("%s snat %s to %s", match, ip(ipv6), a[0]))
-			}
-		}
-	}
-	return c
-}
-
-func (t *Table) natPostrouting() chain {
-	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority, rules: t.directSources()}
-	if len(t.instances.Live) == 0 {
-		return c
-	}
-	c.rules = append(c.rules, fmt.Sprintf("iifname { %s } masquerade fully-random", t.veths(frontendpb.Class_MASQ)))
-	for _, ipv6 := range []bool{false, true} {
-		c.rules = append(c.rules, fmt.Sprintf("iifname { %s } %s saddr . %[2]s daddr @%s masquerade fully-random",
-			t.veths(frontendpb.Class_KEEP), ip(ipv6), mapName(callerSet, false, ipv6)))
-	}
-	return c
-}
-
-// natToEnvoy decides the source of what goes to Envoy. It comes before the chains of others: a CNI that masquerades what
-// pods send out of the pod network takes a cluster IP for an address out there. A source NAT to the packet's own source
-// changes nothing, and the kernel asks no later chain.
-func (t *Table) natToEnvoy() chain {
-	c := chain{name: "nat-to-envoy", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority + " - 10"}
-	for _, class := range []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_EXTERNAL} {
-		for _, ipv6 := range []bool{false, true} {
-			if veths := t.veths(class); veths != "" {
-				c.rules = append(c.rules, fmt.Sprintf("oifname { %s } snat %s to %[2]s saddr", veths, ip(ipv6)))
-			}
-		}
-	}
-	// Envoy sends datagrams on under the source that they came with, which must be one that leads back to its namespace.
-	for _, id := range t.instances.Live {
-		v4, v6 := envoyns.MasqueradeSource(id)
-		link := envoyns.LinkName(id, frontendpb.Class_MASQ)
-		c.rules = append(c.rules,
-			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv4 snat ip to %s", link, v4),
-			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv6 snat ip6 to %s", link, v6))
-	}
-	return c
 }
 
 // veths returns the live Envoy instances' veths of a class, quoted and separated by commas.

@@ -8,8 +8,6 @@ import (
 
 	"sigs.k8s.io/knftables"
 
-	"github.com/fairlead/fairlead/server/node/envoyns"
-	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 	"github.com/fairlead/fairlead/translate/model"
 )
@@ -63,27 +61,26 @@ func (e element) nft() *knftables.Element {
 
 // elementsOf returns the elements of a frontend.
 func elementsOf(f *frontendpb.Frontend, node Node) []element {
-	m := envoy.FrontendModel(f)
-	protocol := strings.ToLower(f.GetProtocol())
-	key := fmt.Sprintf("%s . %d", protocol, m.Port)
-	if m.Address.IsValid() {
-		key = m.Address.String() + " . " + key
+	address, port := f.Addr(), uint16(f.GetPort())
+	key := fmt.Sprintf("%s . %d", strings.ToLower(f.GetProtocol()), port)
+	if address.IsValid() {
+		key = address.String() + " . " + key
 	}
-	e := element{key: key, addr: netip.AddrPortFrom(m.Address, m.Port), udp: m.Protocol == model.UDP}
+	e := element{key: key, addr: netip.AddrPortFrom(address, port), udp: f.GetProtocol() == string(model.UDP)}
 	in, out := e, e
-	nodePort, routes := !m.Address.IsValid(), routesOf(f)
+	nodePort, routes := !address.IsValid(), routesOf(f)
 	in.table, in.value = mapName(incoming, nodePort, f.GetIpv6()), goTo(byOrigin(routes[model.FromPod], routes[model.FromOutside]))
 	out.table, out.value = mapName(own, nodePort, f.GetIpv6()), goTo(routes[model.FromNode])
 	elements := []element{in, out}
 	if f.GetLimited() != nil {
 		elements = rangeElements(elements, f, node)
 	}
-	if m.Kind == model.ClusterIP {
-		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: m.Address.String()})
+	if f.GetKind() == string(model.ClusterIP) {
+		elements = append(elements, element{table: mapName(clusterIPSet, false, f.GetIpv6()), key: address.String()})
 	}
 	elements = append(elements, directElements(e, f)...)
 	for _, a := range node.Aliases {
-		if a.Address == m.Address {
+		if a.Address == address {
 			e.table, e.value = mapName(aliasMap, false, f.GetIpv6()), a.Alias.String()
 			elements = append(elements, e)
 		}
@@ -103,11 +100,11 @@ func chainOf(r *frontendpb.Route, direct bool) string {
 	switch {
 	case r.GetVerdict() == frontendpb.Verdict_DROP:
 		return drop
-	case r.GetVerdict() == frontendpb.Verdict_FORWARD && slices.Contains(envoyns.Classes, r.GetClass()):
+	case r.GetVerdict() == frontendpb.Verdict_FORWARD && slices.Contains(frontendpb.Classes, r.GetClass()):
 		if direct {
 			return directName(r.GetClass())
 		}
-		return envoyns.ClassName(r.GetClass())
+		return r.GetClass().Label()
 	default:
 		return refuse
 	}
@@ -125,9 +122,9 @@ func byOrigin(pod, outside string) string {
 // so that no frontend can lead to a chain that does not exist.
 func origins() [][2]string {
 	var pairs [][2]string
-	for _, name := range []func(frontendpb.Class) string{envoyns.ClassName, directName} {
+	for _, name := range []func(frontendpb.Class) string{frontendpb.Class.Label, directName} {
 		ends := []string{refuse, drop}
-		for _, class := range envoyns.Classes {
+		for _, class := range frontendpb.Classes {
 			ends = append(ends, name(class))
 		}
 		for _, pod := range ends {

@@ -24,9 +24,6 @@ type ID int
 // MaxID is the last Envoy instance number: four bits of the mark hold it.
 const MaxID ID = 15
 
-// Classes are the classes of connections; each has a veth pair.
-var Classes = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ, frontendpb.Class_EXTERNAL}
-
 // Fixed names and numbers inside the namespace. Nothing outside can see them.
 const (
 	localTable     = 100 // Everything is local: what comes in by a veth is Envoy's.
@@ -75,17 +72,14 @@ func (c Config) Mark(id ID, class frontendpb.Class) uint32 {
 // table returns the routing table that leads to an Envoy instance's class.
 func (c Config) table(id ID, class frontendpb.Class) int { return c.Table + index(id, class) }
 
-// ClassName returns the name of a class, which is also the name of its veth inside the namespace.
-func ClassName(class frontendpb.Class) string { return strings.ToLower(class.String()) }
-
 // LinkName returns the name of the host's end of a class's veth, such as fl1k.
 func LinkName(id ID, class frontendpb.Class) string {
-	return "fl" + strconv.Itoa(int(id)) + ClassName(class)[:1]
+	return "fl" + strconv.Itoa(int(id)) + class.Label()[:1]
 }
 
 // IsLink reports whether a link of the host's has the name of an Envoy instance's.
 func IsLink(name string) bool {
-	for _, class := range Classes {
+	for _, class := range frontendpb.Classes {
 		for id := ID(1); id <= MaxID; id++ {
 			if LinkName(id, class) == name {
 				return true

@@ -193,7 +193,7 @@ func TestMarks(t *testing.T) {
 	seen := map[uint32]bool{}
 	config := DefaultConfig()
 	for id := ID(1); id <= MaxID; id++ {
-		for _, class := range Classes {
+		for _, class := range frontendpb.Classes {
 			mark := config.Mark(id, class)
 			if mark == 0 || mark&^config.Mask != 0 || seen[mark] {
 				t.Errorf("generation %d, class %s: mark %#x is zero, outside the mask or another's", id, class, mark)

@@ -53,9 +53,9 @@ func buildInside(id ID, ipv6 bool) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	for _, class := range Classes {
+	for _, class := range frontendpb.Classes {
 		if err := linkInside(id, class, ipv6); err != nil {
-			return fmt.Errorf("link %s: %w", ClassName(class), err)
+			return fmt.Errorf("link %s: %w", class.Label(), err)
 		}
 	}
 	for i, f := range families {
@@ -78,10 +78,10 @@ func insideSysctls(ipv6 bool) [][2]string {
 		// UDP listeners are bound to the Services' own ports, and Envoy has no right to low ones.
 		{"ipv4/ip_unprivileged_port_start", "0"},
 	}
-	for _, class := range Classes {
-		settings = append(settings, [2]string{"ipv4/conf/" + ClassName(class) + "/rp_filter", "0"})
+	for _, class := range frontendpb.Classes {
+		settings = append(settings, [2]string{"ipv4/conf/" + class.Label() + "/rp_filter", "0"})
 		if ipv6 {
-			settings = append(settings, [2]string{"ipv6/conf/" + ClassName(class) + "/accept_ra", "0"})
+			settings = append(settings, [2]string{"ipv6/conf/" + class.Label() + "/accept_ra", "0"})
 		}
 	}
 	return settings
@@ -89,7 +89,7 @@ func insideSysctls(ipv6 bool) [][2]string {
 
 // linkInside configures the namespace's end of a class's veth.
 func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
-	link, err := netlink.LinkByName(ClassName(class))
+	link, err := netlink.LinkByName(class.Label())
 	if err != nil {
 		return err
 	}
@@ -115,11 +115,11 @@ func routesInside(id ID, family int, lo netlink.Link) error {
 	}
 	f := families[family]
 	byMasq, byKeep := end(frontendpb.Class_MASQ), end(frontendpb.Class_KEEP)
-	masq, err := netlink.LinkByName(ClassName(frontendpb.Class_MASQ))
+	masq, err := netlink.LinkByName(frontendpb.Class_MASQ.Label())
 	if err != nil {
 		return err
 	}
-	keep, err := netlink.LinkByName(ClassName(frontendpb.Class_KEEP))
+	keep, err := netlink.LinkByName(frontendpb.Class_KEEP.Label())
 	if err != nil {
 		return err
 	}
@@ -144,9 +144,9 @@ func rulesInside(family int) error {
 	foreign := netlink.NewRule()
 	foreign.Mark, foreign.Table, foreign.Priority = foreignSource, keepTable, foreignPref
 	rules := []*netlink.Rule{masqueraded, foreign}
-	for _, class := range Classes {
+	for _, class := range frontendpb.Classes {
 		local := netlink.NewRule()
-		local.IifName, local.Table, local.Priority = ClassName(class), localTable, localPref
+		local.IifName, local.Table, local.Priority = class.Label(), localTable, localPref
 		rules = append(rules, local)
 	}
 	for _, r := range rules {
@@ -172,11 +172,11 @@ func tableInside(id ID, ipv6 bool) error {
 	tx.Add(&knftables.Chain{Name: "prerouting", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
 	tx.Add(&knftables.Chain{Name: "output", Type: knftables.PtrTo(knftables.RouteType), Hook: knftables.PtrTo(knftables.OutputHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
 	own4, own6 := []string{"127.0.0.0/8"}, []string{"::1", "fe80::/10"}
-	for _, class := range Classes {
+	for _, class := range frontendpb.Classes {
 		v4, v6 := addresses(id, class)
 		own4, own6 = append(own4, v4.proxy.String()), append(own6, v6.proxy.String())
 		port := envoy.ListenerPort(class)
-		iif := `iifname "` + ClassName(class) + `"`
+		iif := `iifname "` + class.Label() + `"`
 		tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv4 meta l4proto tcp tproxy ip to", fmt.Sprintf("127.0.0.1:%d", port), "accept")})
 		if ipv6 {
 			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to", fmt.Sprintf("[::1]:%d", port), "accept")})

@@ -16,8 +16,10 @@ import (
 // service is a Service with one frontend, the same for all nodes.
 type service struct{ frontend cache.Resource }
 
-func (s service) Variant(model.View) string         { return "" }
-func (s service) Resources(string) []cache.Resource { return []cache.Resource{s.frontend} }
+func (s service) Variant(model.View) string { return "" }
+func (s service) Resources(string) ([]cache.Resource, error) {
+	return []cache.Resource{s.frontend}, nil
+}
 
 func newService(t *testing.T, name string, port uint32) service {
 	t.Helper()

@@ -16,7 +16,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/fairlead/fairlead/server/controlplane"
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/ops/explain"
 )
 
@@ -63,9 +63,9 @@ func Status(ctx context.Context, addresses []string, w io.Writer) error {
 	healthy := true
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "REPLICA\tREADY\tSERVICES\tFRONTENDS\tENDPOINTS\tNODES\tVERSION")
-	var all []controlplane.Status
+	var all []status.Status
 	for _, a := range addresses {
-		var s controlplane.Status
+		var s status.Status
 		if err := get(ctx, a, "/debug/status", nil, &s); err != nil {
 			healthy = false
 			fmt.Fprintf(t, "%s\t%s\n", a, "no: "+err.Error())
@@ -96,7 +96,7 @@ func Status(ctx context.Context, addresses []string, w io.Writer) error {
 }
 
 // printNodes prints the clients of a replica, and returns whether all are up to date.
-func printNodes(w io.Writer, s controlplane.Status) bool {
+func printNodes(w io.Writer, s status.Status) bool {
 	if len(s.Nodes) == 0 {
 		return true
 	}
@@ -144,7 +144,7 @@ func Wait(ctx context.Context, addresses []string, service string, all bool) err
 func lacking(ctx context.Context, addresses []string, service string, all bool) ([]string, error) {
 	forwards := map[string]bool{} // By node; present: to be waited for.
 	for _, a := range addresses {
-		var s controlplane.ServiceStatus
+		var s status.Service
 		if err := get(ctx, a, "/debug/service", url.Values{"service": {service}}, &s); err != nil {
 			return nil, err
 		}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead/fairlead/server/controlplane"
+	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -33,14 +33,14 @@ func replica(t *testing.T, path string, get func() any) string {
 }
 
 func TestStatus(t *testing.T) {
-	good := controlplane.Status{Ready: true, Publish: 7, Nodes: []controlplane.NodeStatus{{Node: "n1", Applied: 7}}}
+	good := status.Status{Ready: true, Publish: 7, Nodes: []status.Node{{Node: "n1", Applied: 7}}}
 	behind, nacked, problem, unready := good, good, good, good
-	behind.Nodes = []controlplane.NodeStatus{{Node: "n1", Applied: 5, LagSeconds: 1.5}}
-	nacked.Nodes = []controlplane.NodeStatus{{Node: "n1", Applied: 7, Types: []controlplane.TypeStatus{{Type: "Cluster", Nack: "bad name"}}}}
+	behind.Nodes = []status.Node{{Node: "n1", Applied: 5, LagSeconds: 1.5}}
+	nacked.Nodes = []status.Node{{Node: "n1", Applied: 7, Types: []status.Type{{Type: "Cluster", Nack: "bad name"}}}}
 	problem.Problems = []model.Problem{{Object: "Service default/x", Reason: model.InvalidAddress, Message: "fix it"}}
 	unready.Ready, unready.Reason = false, "still listing"
 	tests := map[string]struct {
-		status controlplane.Status
+		status status.Status
 		want   string
 		err    error
 	}{
@@ -66,7 +66,7 @@ func TestStatus(t *testing.T) {
 
 // A replica that does not answer is named, and the others are shown.
 func TestStatusWithoutReplica(t *testing.T) {
-	there := replica(t, "/debug/status", func() any { return controlplane.Status{Ready: true, Nodes: []controlplane.NodeStatus{{Node: "n1"}}} })
+	there := replica(t, "/debug/status", func() any { return status.Status{Ready: true, Nodes: []status.Node{{Node: "n1"}}} })
 	var b bytes.Buffer
 	err := Status(t.Context(), []string{"127.0.0.1:1", there}, &b)
 	if !errors.Is(err, ErrUnhealthy) || !strings.Contains(b.String(), "127.0.0.1:1 does not answer") || !strings.Contains(b.String(), "n1") {
@@ -78,11 +78,11 @@ func TestStatusWithoutReplica(t *testing.T) {
 func TestWait(t *testing.T) {
 	var late atomic.Bool
 	first := replica(t, "/debug/service", func() any {
-		return controlplane.ServiceStatus{Nodes: []controlplane.ServiceNodeStatus{{Node: "n1", Connected: true, Forwards: true}, {Node: "n2"}, {Node: "n3"}}}
+		return status.Service{Nodes: []status.ServiceNode{{Node: "n1", Connected: true, Forwards: true}, {Node: "n2"}, {Node: "n3"}}}
 	})
 	second := replica(t, "/debug/service", func() any {
-		n2 := controlplane.ServiceNodeStatus{Node: "n2", Connected: true, Forwards: late.Swap(true)}
-		return controlplane.ServiceStatus{Nodes: []controlplane.ServiceNodeStatus{{Node: "n1"}, n2, {Node: "n3"}}}
+		n2 := status.ServiceNode{Node: "n2", Connected: true, Forwards: late.Swap(true)}
+		return status.Service{Nodes: []status.ServiceNode{{Node: "n1"}, n2, {Node: "n3"}}}
 	})
 	if err := Wait(t.Context(), []string{first, second}, "default/web", false); err != nil {
 		t.Error(err)
@@ -95,7 +95,7 @@ func TestWait(t *testing.T) {
 }
 
 func TestWaitForNobody(t *testing.T) {
-	empty := replica(t, "/debug/service", func() any { return controlplane.ServiceStatus{} })
+	empty := replica(t, "/debug/service", func() any { return status.Service{} })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := Wait(ctx, []string{empty}, "default/web", false); err == nil || !strings.Contains(err.Error(), "no agent is connected") {

@@ -1,4 +1,4 @@
-package controlplane
+package status
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // maxTraced is how many changes of one publish get a trace. In a storm the first ones stand for all.
 const maxTraced = 32
 
-// receipt says what became of the changes of one publish. Each change has a trace of its own:
+// Publication is one publish and what became of the changes that it carries. Each change has a trace of its own:
 //
 //	kubernetes.change      from when the object changed until it was published
 //	├─ translate
@@ -24,7 +24,7 @@ const maxTraced = 32
 //	   └─ …                what the agent adds under the context that goes with the resources
 //
 // That context is the first change's; the others' publish spans are linked to it.
-type receipt struct {
+type Publication struct {
 	seq                 uint64
 	changed, seen       time.Time // Of its oldest change; zero for the first publish, which no change led to.
 	started, translated time.Time
@@ -35,67 +35,70 @@ type receipt struct {
 // changeSpans are the spans of one change.
 type changeSpans struct{ root, publish trace.Span }
 
-// newReceipt opens the spans of a publish whose translation began at started and is done now.
-func newReceipt(tracer trace.Tracer, changes []source.Event, started time.Time) *receipt {
-	r := &receipt{started: started, translated: time.Now()}
+// NewPublication opens the spans of a publish whose translation began at started and is done now.
+func (t *Tracker) NewPublication(changes []source.Event, started time.Time) *Publication {
+	p := &Publication{started: started, translated: time.Now()}
 	if len(changes) == 0 {
-		r.open(tracer, "kubernetes.sync", started)
-		return r
+		p.open(t.tracer, "kubernetes.sync", started)
+		return p
 	}
 	for i, c := range changes {
 		origin := originOf(c)
-		r.changed, r.seen = oldest(r.changed, origin.At), oldest(r.seen, c.Seen)
+		p.changed, p.seen = oldest(p.changed, origin.At), oldest(p.seen, c.Seen)
 		if i < maxTraced {
-			r.open(tracer, "kubernetes.change", origin.At,
+			p.open(t.tracer, "kubernetes.change", origin.At,
 				attribute.String("k8s.object", origin.Object),
 				attribute.String("k8s.object.resource_version", origin.ResourceVersion),
 				attribute.Bool("k8s.object.deleted", c.Service == nil && c.Slice == nil && c.Node == nil))
 		}
 	}
-	return r
+	return p
 }
 
-func (r *receipt) open(tracer trace.Tracer, name string, at time.Time, attributes ...attribute.KeyValue) {
+func (p *Publication) open(tracer trace.Tracer, name string, at time.Time, attributes ...attribute.KeyValue) {
 	ctx, root := tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithTimestamp(at), trace.WithAttributes(attributes...))
 	if !root.IsRecording() {
 		return
 	}
-	_, translate := tracer.Start(ctx, "translate", trace.WithTimestamp(r.started))
-	translate.End(trace.WithTimestamp(r.translated))
-	options := []trace.SpanStartOption{trace.WithTimestamp(r.translated)}
-	if len(r.spans) > 0 {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: r.spans[0].publish.SpanContext()}))
+	_, translate := tracer.Start(ctx, "translate", trace.WithTimestamp(p.started))
+	translate.End(trace.WithTimestamp(p.translated))
+	options := []trace.SpanStartOption{trace.WithTimestamp(p.translated)}
+	if len(p.spans) > 0 {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: p.spans[0].publish.SpanContext()}))
 	}
 	_, publish := tracer.Start(ctx, "publish", options...)
-	r.spans = append(r.spans, changeSpans{root, publish})
+	p.spans = append(p.spans, changeSpans{root, publish})
 }
 
-// traceparent returns the W3C trace context that goes with the resources, empty if nothing is traced.
-func (r *receipt) traceparent() string {
-	if len(r.spans) == 0 {
+// Traceparent returns the W3C trace context that goes with the resources, empty if nothing is traced.
+func (p *Publication) Traceparent() string {
+	if len(p.spans) == 0 {
 		return ""
 	}
 	carrier := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(trace.ContextWithSpan(context.Background(), r.spans[0].publish), carrier)
+	propagation.TraceContext{}.Inject(trace.ContextWithSpan(context.Background(), p.spans[0].publish), carrier)
 	return carrier["traceparent"]
 }
 
+// Seq returns the sequence number of the publish.
+func (p *Publication) Seq() uint64 { return p.seq }
+
 // close ends the spans of a publish.
-func (r *receipt) close(seq uint64) {
-	r.seq, r.published = seq, time.Now()
-	for _, s := range r.spans {
+func (p *Publication) close(seq uint64) {
+	p.seq, p.published = seq, time.Now()
+	for _, s := range p.spans {
 		s.publish.SetAttributes(attribute.Int64("fairlead.publish", int64(seq)))
-		s.publish.End(trace.WithTimestamp(r.published))
-		s.root.End(trace.WithTimestamp(r.published))
+		s.publish.End(trace.WithTimestamp(p.published))
+		s.root.End(trace.WithTimestamp(p.published))
 	}
 }
 
 // acked adds that a node forwards accordingly. That takes from when publishing began: the node may have its part of it, and
 // answer, before all have.
-func (r *receipt) acked(tracer trace.Tracer, node string, at time.Time) {
-	for _, s := range r.spans {
+func (p *Publication) acked(tracer trace.Tracer, node string, at time.Time) {
+	for _, s := range p.spans {
 		ctx := trace.ContextWithSpan(context.Background(), s.publish)
-		_, ack := tracer.Start(ctx, "ack", trace.WithTimestamp(r.translated), trace.WithAttributes(attribute.String("k8s.node.name", node)))
+		_, ack := tracer.Start(ctx, "ack", trace.WithTimestamp(p.translated), trace.WithAttributes(attribute.String("k8s.node.name", node)))
 		ack.End(trace.WithTimestamp(at))
 	}
 }

@@ -3,7 +3,6 @@ package node
 import (
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,7 +59,9 @@ type nodeResource struct{ resource cache.Resource }
 func (nodeResource) Variant(model.View) string { return "" }
 
 // Resources implements cache.Unit.
-func (u nodeResource) Resources(string) []cache.Resource { return []cache.Resource{u.resource} }
+func (u nodeResource) Resources(string) ([]cache.Resource, error) {
+	return []cache.Resource{u.resource}, nil
+}
 
 // resourceID returns the ID of a resource in the agent's cache.
 func resourceID(typeURL, name string) string { return typeURL + " " + name }
@@ -89,8 +90,9 @@ func (d *desiredState) set(typeURL string, r upstream.Resource, units map[string
 	default:
 		switch typeURL {
 		case envoy.AssignmentType:
-			d.bridged.add(r)
-			d.directs.set(r.Name, r.Any)
+			endpoints := endpointsOf(r.Any)
+			d.bridged.add(r.Name, endpoints)
+			d.directs.set(r.Name, endpoints)
 		case envoy.ClusterType:
 			cluster := &clusterpb.Cluster{}
 			if err := r.Any.UnmarshalTo(cluster); err == nil { // Envoy rejects one that is not, and that is reported.
@@ -118,7 +120,7 @@ func (d *desiredState) remove(typeURL, name string, breaking map[string]cache.Co
 		case envoy.ClusterType:
 			delete(d.clusters, name)
 		case envoy.AssignmentType:
-			d.directs.set(name, nil)
+			d.directs.remove(name)
 		}
 		breaking[resourceID(typeURL, name)] = nil
 	}
@@ -128,7 +130,7 @@ func (d *desiredState) remove(typeURL, name string, breaking map[string]cache.Co
 func (d *desiredState) requires() map[string]string {
 	needs := map[string]string{}
 	for name := range d.changed {
-		for _, cluster := range envoy.ClusterNames(d.frontends[name]) {
+		for _, cluster := range envoy.ClusterNames(name, d.frontends[name]) {
 			if assignment, known := d.clusters[cluster]; known {
 				needs[cluster] = assignment
 			}
@@ -140,59 +142,6 @@ func (d *desiredState) requires() map[string]string {
 // isSynced reports whether the kernel's table knows the frontends. One that does not would lead traffic nowhere, while that
 // of an earlier agent may still be in place.
 func (d *desiredState) isSynced() bool { return d.synced }
-
-// listenerInputs is what, beside its frontend, a listener is made from.
-type listenerInputs struct {
-	pods    []netip.Prefix
-	aliases []envoy.Alias
-}
-
-// listeners adds Envoy's listeners that are not there yet or are to be different to resources, and those that are not needed any
-// more to removals. They are made here rather than by the control plane because they depend on the node: on which sources are
-// pods there, and which addresses are its own.
-func (d *desiredState) listeners(units, breaking map[string]cache.Contribution) {
-	if len(d.changed) == 0 && !d.outdated {
-		return
-	}
-	d.outdated = false
-	now := listenerInputs{slices.Concat(d.pods(), d.podRoutes), d.aliases.find(d.frontends)}
-	same := d.listenersFor.aliases != nil && slices.Equal(now.pods, d.listenersFor.pods) && slices.Equal(now.aliases, d.listenersFor.aliases)
-	d.listenersFor = now
-	if !same {
-		for _, class := range envoy.Classes {
-			for _, l := range envoy.CatchAll(class, now.aliases) {
-				d.addListener(l.GetName(), l, units)
-			}
-		}
-	}
-	for name, f := range d.frontends {
-		if listens(f) && (!same || !d.bound[name] || d.changed[name]) {
-			l := envoy.UDPListener(f, now.pods, now.aliases)
-			d.addListener(l.GetName(), l, units)
-			d.bound[name] = true
-		}
-	}
-	for name := range d.bound {
-		if !listens(d.frontends[name]) {
-			breaking[resourceID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
-			delete(d.bound, name)
-		}
-	}
-}
-
-// listens reports whether Envoy needs a listener of its own for a frontend.
-func listens(f *frontendpb.Frontend) bool {
-	return f.GetProtocol() == string(model.UDP) && f.GetDirect() == nil
-}
-
-func (d *desiredState) addListener(name string, l proto.Message, units map[string]cache.Contribution) {
-	resource, err := cache.NewResource(envoy.ListenerType, name, l)
-	if err != nil {
-		d.log.Error("unusable listener", "name", name, "error", err)
-		return
-	}
-	units[resourceID(envoy.ListenerType, name)] = nodeResource{resource}
-}
 
 // apply tells the kernel's table of the frontends that changed.
 func (d *desiredState) apply(table *dataplane.Table) {
@@ -219,65 +168,6 @@ func (d *desiredState) dataplaneNode() dataplane.Node {
 	}
 }
 
-// findPodLinks looks which links lead to pods, unless it is configured who is one.
-func (d *desiredState) findPodLinks() {
-	if d.podsConfigured() {
-		return
-	}
-	links, err := podLinks(d.addresses())
-	if err != nil {
-		d.log.Error("cannot see which links lead to pods", "error", err)
-		return
-	}
-	routes, err := routesBy(links)
-	if err != nil {
-		d.log.Error("cannot see where the pods' links lead to", "error", err)
-		return
-	}
-	d.podLinks = links
-	known := d.pods()
-	routes = slices.DeleteFunc(routes, func(r netip.Prefix) bool {
-		return slices.ContainsFunc(known, func(p netip.Prefix) bool { return p.Bits() <= r.Bits() && p.Contains(r.Addr()) })
-	})
-	if !slices.Equal(routes, d.podRoutes) {
-		d.podRoutes, d.outdated = routes, true
-	}
-}
-
-// podsConfigured reports whether the agent is told who is a pod, rather than having to find out.
-func (d *desiredState) podsConfigured() bool {
-	return len(d.config.PodCIDRs)+len(d.config.PodInterfaces) > 0
-}
-
-// pods returns the sources that count as pods: kube-proxy's mode NodeCIDR, unless another is configured.
-func (d *desiredState) pods() []netip.Prefix {
-	if d.podsConfigured() {
-		return d.config.PodCIDRs
-	}
-	var prefixes []netip.Prefix
-	for _, s := range d.self.GetPodCidrs() {
-		if p, err := netip.ParsePrefix(s); err == nil {
-			prefixes = append(prefixes, p.Masked())
-		}
-	}
-	return prefixes
-}
-
-// families returns the address families of the node, as kube-proxy writes them.
-func (d *desiredState) families() []string {
-	var families []string
-	for _, a := range d.addresses() {
-		family := string(model.IPv4)
-		if a.Is6() {
-			family = string(model.IPv6)
-		}
-		if !slices.Contains(families, family) {
-			families = append(families, family)
-		}
-	}
-	return families
-}
-
 // checks returns what load balancers that ask are to be told: on the addresses of NodePorts, as kube-proxy does. Where two
 // Services want one port, the first by name has it.
 func (d *desiredState) checks() map[netip.AddrPort]healthcheck.Check {
@@ -300,83 +190,4 @@ func (d *desiredState) checks() map[netip.AddrPort]healthcheck.Check {
 		}
 	}
 	return checks
-}
-
-// addresses returns the addresses of the Node object, in its order.
-func (d *desiredState) addresses() []netip.Addr {
-	var addresses []netip.Addr
-	for _, b := range d.self.GetAddresses() {
-		if a, ok := netip.AddrFromSlice(b); ok {
-			addresses = append(addresses, a)
-		}
-	}
-	return addresses
-}
-
-// nodePortAddresses returns the addresses on which NodePorts are served: as kube-proxy's nftables mode does, the node's
-// first of each family, unless prefixes are configured.
-func (d *desiredState) nodePortAddresses() []netip.Addr {
-	if len(d.config.NodePortAddresses) > 0 {
-		return localAddresses(d.config.NodePortAddresses)
-	}
-	return d.firstAddresses()
-}
-
-// firstAddresses returns the first address of each family of the Node object.
-func (d *desiredState) firstAddresses() []netip.Addr {
-	var first []netip.Addr
-	for _, a := range d.addresses() {
-		if !slices.ContainsFunc(first, func(p netip.Addr) bool { return p.Is6() == a.Is6() }) {
-			first = append(first, a)
-		}
-	}
-	return first
-}
-
-// localAddresses returns the host's own addresses that lie in one of the prefixes.
-func localAddresses(prefixes []netip.Prefix) []netip.Addr {
-	assigned, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var found []netip.Addr
-	for _, a := range assigned {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() {
-			continue
-		}
-		if slices.ContainsFunc(prefixes, func(in netip.Prefix) bool { return in.Contains(p.Addr()) }) {
-			found = append(found, p.Addr())
-		}
-	}
-	return found
-}
-
-// everything holds every address.
-var everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-
-// aliases numbers the node's own addresses that are frontends' addresses, too. A number is kept: connections go on.
-type aliases struct{ numbers map[netip.Addr]int }
-
-// find returns the aliases that frontends need, in order of their numbers. It is never nil.
-func (a *aliases) find(frontends map[string]*frontendpb.Frontend) []envoy.Alias {
-	found := []envoy.Alias{}
-	local := localAddresses(everything)
-	for _, f := range frontends {
-		ip, ok := netip.AddrFromSlice(f.GetAddress())
-		if !ok || !slices.Contains(local, ip) {
-			continue
-		}
-		if a.numbers[ip] == 0 {
-			if len(a.numbers) == envoy.MaxAliases {
-				continue
-			}
-			a.numbers[ip] = len(a.numbers) + 1
-		}
-		if alias := envoy.NewAlias(ip, a.numbers[ip]); !slices.Contains(found, alias) {
-			found = append(found, alias)
-		}
-	}
-	slices.SortFunc(found, func(x, y envoy.Alias) int { return x.Alias.Compare(y.Alias) })
-	return found
 }

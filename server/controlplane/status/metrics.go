@@ -1,0 +1,127 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/ops/telemetry"
+	"github.com/fairlead/fairlead/translate/envoy"
+	"github.com/fairlead/fairlead/translate/model"
+)
+
+// metrics are what the process measures as it happens. Labels are of closed sets: what is known of single nodes and
+// Services is in the status.
+type metrics struct {
+	programming, propagation, translation, publication metric.Float64Histogram
+	responses                                          metric.Int64Counter
+}
+
+func newMetrics(meter metric.Meter) (*metrics, error) {
+	var errs []error
+	histogram := func(name, description string) metric.Float64Histogram {
+		h, err := meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
+			metric.WithExplicitBucketBoundaries(telemetry.LatencyBuckets...))
+		errs = append(errs, err)
+		return h
+	}
+	responses, err := meter.Int64Counter("fairlead.xds.responses",
+		metric.WithDescription("Responses that clients acknowledged (ack) or rejected (nack), by type of resource."))
+	errs = append(errs, err)
+	return &metrics{
+		programming: histogram("fairlead.programming.duration",
+			"From when the oldest object of a publish was written, which the API server tells to the second, until a node forwarded accordingly."),
+		propagation: histogram("fairlead.propagation.duration",
+			"From when the oldest change of a publish was seen until a node forwarded accordingly."),
+		translation: histogram("fairlead.translation.duration", "How long the translation of one publish took."),
+		publication: histogram("fairlead.publication.duration", "How long it took to hand one publish to all streams."),
+		responses:   responses,
+	}, errors.Join(errs...)
+}
+
+// published takes in how long a publish took.
+func (m *metrics) published(p *Publication) {
+	m.translation.Record(context.Background(), p.translated.Sub(p.started).Seconds())
+	m.publication.Record(context.Background(), p.published.Sub(p.translated).Seconds())
+}
+
+// programmed takes in that a node has forwarded as published since a moment.
+func (m *metrics) programmed(p *Publication, since time.Time) {
+	if p.changed.IsZero() {
+		return
+	}
+	m.programming.Record(context.Background(), since.Sub(p.changed).Seconds())
+	m.propagation.Record(context.Background(), since.Sub(p.seen).Seconds())
+}
+
+// responded takes in what a client made of a response.
+func (m *metrics) responded(typeURL, result string) {
+	m.responses.Add(context.Background(), 1, metric.WithAttributes(typeLabel(typeURL), attribute.String("result", result)))
+}
+
+// TypeNames are the types that clients may subscribe to as labels call them. A client may name any other.
+var TypeNames = map[string]string{
+	envoy.NodeType:       "Node",
+	envoy.ClusterType:    "Cluster",
+	envoy.AssignmentType: "ClusterLoadAssignment",
+	envoy.ListenerType:   "Listener",
+	envoy.FrontendType:   "Frontend",
+}
+
+func typeLabel(typeURL string) attribute.KeyValue {
+	name, ok := TypeNames[typeURL]
+	if !ok {
+		name = "other"
+	}
+	return attribute.String("type", name)
+}
+
+// observe has the meter ask for what others know when somebody reads the metrics.
+func (t *Tracker) observe(meter metric.Meter) error {
+	var errs []error
+	var all []metric.Observable
+	gauge := func(name, unit, description string) metric.Float64ObservableGauge {
+		g, err := meter.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs, all = append(errs, err), append(all, g)
+		return g
+	}
+	var (
+		services  = gauge("fairlead.services", "", "Services that are forwarded.")
+		frontends = gauge("fairlead.frontends", "", "Addresses and ports that lead to a Service; those of NodePorts count once.")
+		endpoints = gauge("fairlead.endpoints", "", "Endpoints in all EndpointSlices.")
+		nodes     = gauge("fairlead.nodes", "", "Node objects.")
+		problems  = gauge("fairlead.problems", "", "What is wrong with objects, by reason; /debug/status names them.")
+		connected = gauge("fairlead.xds.clients", "", "Nodes that have a stream.")
+		streams   = gauge("fairlead.xds.subscriptions", "", "Types that streams subscribe to, by type of resource.")
+	)
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		world := t.worldNow()
+		o.ObserveFloat64(services, float64(world.Services))
+		o.ObserveFloat64(frontends, float64(world.Frontends))
+		o.ObserveFloat64(endpoints, float64(world.Endpoints))
+		o.ObserveFloat64(nodes, float64(world.Nodes))
+		for reason, n := range countBy(t.Problems(), func(p model.Problem) string { return string(p.Reason) }) {
+			o.ObserveFloat64(problems, n, metric.WithAttributes(attribute.String("reason", reason)))
+		}
+		status := t.cache.Status()
+		o.ObserveFloat64(connected, float64(len(countBy(status, func(s cache.StreamStatus) string { return s.Node }))))
+		for label, n := range countBy(status, func(s cache.StreamStatus) attribute.KeyValue { return typeLabel(s.TypeURL) }) {
+			o.ObserveFloat64(streams, n, metric.WithAttributes(label))
+		}
+		return nil
+	}, all...)
+	return errors.Join(append(errs, err)...)
+}
+
+// countBy counts what has the same label.
+func countBy[T any, L comparable](all []T, label func(T) L) map[L]float64 {
+	counts := map[L]float64{}
+	for _, each := range all {
+		counts[label(each)]++
+	}
+	return counts
+}

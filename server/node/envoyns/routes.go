@@ -1,0 +1,129 @@
+package envoyns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
+)
+
+// routeTo configures the host's end of a class's veth and leads marked packets to it.
+func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
+	name := LinkName(id, class)
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := setSysctls(hostSysctls(name, ipv6)); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	v4, v6 := addresses(id, class)
+	ends := []pair{v4}
+	if ipv6 {
+		ends = append(ends, v6)
+	}
+	for i, end := range ends {
+		if err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd)); err != nil {
+			return err
+		}
+		if class == frontendpb.Class_MASQ {
+			source := [2]netip.Addr{}
+			source[0], source[1] = MasqueradeSource(id)
+			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(source[i]), Gw: end.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
+				return err
+			}
+		}
+		if err := addPolicy(c, id, class, i, link, end.proxy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect gives a link its address and a route to the address at its other end, whose hardware address is known: nobody has
+// to be asked for it, so the first packet is not late.
+func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) error {
+	addr := &netlink.Addr{IPNet: single(own), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("address %s: %w", own, err)
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(other), Scope: netlink.SCOPE_LINK}
+	if own.Is6() {
+		route.Scope = netlink.SCOPE_UNIVERSE
+	}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to %s: %w", other, err)
+	}
+	neighbour := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: other.AsSlice(), HardwareAddr: otherHardware, State: netlink.NUD_PERMANENT}
+	if err := netlink.NeighSet(neighbour); err != nil {
+		return fmt.Errorf("neighbour %s: %w", other, err)
+	}
+	return nil
+}
+
+// addPolicy routes packets that carry a class's mark to the far end of its veth. When the veth goes, its routes go with
+// it, and the unreachable route that stays keeps marked packets from leaving by the default route.
+func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink.Link, via netip.Addr) error {
+	table := c.table(id, class)
+	routes := []*netlink.Route{
+		{LinkIndex: link.Attrs().Index, Dst: families[family].all, Gw: via.AsSlice(), Table: table, Flags: int(netlink.FLAG_ONLINK)},
+		{Dst: families[family].all, Table: table, Type: unix.RTN_UNREACHABLE, Priority: 1 << 20},
+	}
+	for _, r := range routes {
+		r.Family = families[family].family
+		if err := netlink.RouteReplace(r); err != nil {
+			return fmt.Errorf("table %d: %w", table, err)
+		}
+	}
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Table = families[family].family, c.RulePriority, table
+	rule.Mark, rule.Mask = c.Mark(id, class), &c.Mask
+	if err := netlink.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("rule for mark %#x: %w", rule.Mark, err)
+	}
+	return nil
+}
+
+// removePolicies deletes an Envoy instance's rules and routing tables of one family.
+func removePolicies(c Config, id ID, family int) error {
+	rules, err := netlink.RuleList(family)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, class := range frontendpb.Classes {
+		table := c.table(id, class)
+		for i := range rules {
+			if rules[i].Table == table && rules[i].Priority == c.RulePriority {
+				rules[i].Family = family
+				errs = append(errs, ignoreGone(netlink.RuleDel(&rules[i])))
+			}
+		}
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for i := range routes {
+			errs = append(errs, ignoreGone(netlink.RouteDel(&routes[i])))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// single returns the prefix that holds one address.
+func single(a netip.Addr) *net.IPNet {
+	return prefix(netip.PrefixFrom(a, a.BitLen()))
+}
+
+// prefix returns p in the form that netlink takes.
+func prefix(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

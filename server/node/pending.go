@@ -1,0 +1,133 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/node/upstream"
+	"github.com/fairlead/fairlead/translate/envoy"
+)
+
+// pendingChange is what one batch of updates asks for.
+type pendingChange struct {
+	updates    []upstream.Update
+	seq        uint64                        // What the current Envoy must have before the kernel may follow.
+	requires   map[string]string             // Clusters, with their assignments, that the kernel will lead traffic to.
+	removals   map[string]cache.Contribution // Removals from Envoy, once the kernel leads nothing there any more.
+	began      time.Time
+	deadline   time.Time
+	committing bool // The kernel has been given it.
+	span       commitSpan
+}
+
+func newPendingChange() *pendingChange {
+	now := time.Now()
+	return &pendingChange{removals: map[string]cache.Contribution{}, began: now, deadline: now.Add(envoyTimeout)}
+}
+
+// receive takes an update, and what else has arrived with it, into the change at hand. Of each type one update at most is handed
+// out before it is answered, so a change stays small; and the endpoints that a change waits for may be in the next update.
+func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
+	if r.pending == nil {
+		r.pending = newPendingChange()
+	}
+	c := r.pending
+	units := map[string]cache.Contribution{}
+	for more := true; more; {
+		c.updates = append(c.updates, u)
+		r.desired.receivedTypes[u.Type] = true // A response without resources counts, too.
+		for _, resource := range u.Changed {
+			r.desired.set(u.Type, resource, units)
+			c.span.follow(r.tracer, resource.Traceparent, r.config.Node)
+		}
+		for _, name := range u.Removed {
+			r.desired.remove(u.Type, name, c.removals)
+		}
+		select {
+		case u = <-r.upstream.Updates():
+		default:
+			more = false
+		}
+	}
+	if r.desired.outdated {
+		r.desired.findPodLinks() // The node's addresses tell its uplinks.
+	}
+	r.desired.listeners(units, c.removals)
+	for id := range units {
+		delete(c.removals, id)
+	}
+	c.requires = r.desired.requires()
+	if r.hold != nil {
+		maps.Copy(r.hold.units, units)
+		maps.DeleteFunc(r.hold.units, func(id string, _ cache.Contribution) bool { _, gone := c.removals[id]; return gone })
+		return
+	}
+	_ = r.commitBridges(ctx) // The commit tries again, and says so.
+	c.seq = r.cache.Publish(cache.Update{Contributions: units})
+}
+
+// finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.
+func (r *reconciler) finish(ctx context.Context, c *pendingChange, err error) {
+	if len(c.removals) > 0 {
+		r.cache.Publish(cache.Update{Contributions: c.removals})
+	}
+	c.span.end(err)
+	if err == nil {
+		r.committedAt = time.Now()
+	}
+	if err == nil && len(c.updates) > 0 {
+		r.instruments.program.Record(ctx, time.Since(c.began).Seconds())
+	}
+	for _, u := range c.updates {
+		if err != nil {
+			r.upstream.Nack(u, err)
+		} else {
+			r.upstream.Ack(u)
+		}
+	}
+}
+
+// mayCommit reports whether a change may go to the kernel: Envoy has what traffic is about to be led to.
+func (r *reconciler) mayCommit(c *pendingChange) bool {
+	if c.committing || r.instances.current == 0 || r.envoyHas(c) {
+		return true
+	}
+	if time.Now().Before(c.deadline) {
+		return false
+	}
+	r.log.Error("Envoy does not take a change; the kernel goes ahead without it", "generation", r.instances.current)
+	return true
+}
+
+// envoyHas reports whether the current Envoy has what a change leads traffic to. That it has all assignments that it asked
+// for is not enough: it may not have asked yet for that of a new cluster.
+func (r *reconciler) envoyHas(c *pendingChange) bool {
+	if !r.instances.hasResources(r.instances.current, c.seq, r.cache.Applied) {
+		return false
+	}
+	id := envoyID(r.config.Node, r.instances.current)
+	for cluster, assignment := range c.requires {
+		if !r.cache.Has(id, envoy.ClusterType, cluster) || !r.cache.Has(id, envoy.AssignmentType, assignment) {
+			return false
+		}
+		delete(c.requires, cluster)
+	}
+	return true
+}
+
+// changeTimer returns a channel that fires when the change at hand has waited long enough for Envoy, or when the kernel is to be
+// asked once more.
+func (r *reconciler) changeTimer() <-chan time.Time {
+	switch {
+	case r.hold != nil:
+		return nil
+	case r.commitFailed:
+		return time.After(retryInterval)
+	case r.pending != nil:
+		return time.After(time.Until(r.pending.deadline))
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,41 @@
+package model
+
+import (
+	"cmp"
+	"strings"
+)
+
+// Reason classifies a Problem. The list is closed.
+type Reason string
+
+// Problem is something wrong with one object. The object's other parts, and all other objects, are forwarded.
+type Problem struct {
+	Object  string `json:"object"` // Kind namespace/name, or a file.
+	Reason  Reason `json:"reason"`
+	Message string `json:"message"` // Names the field, the value and the fix.
+}
+
+// Compare orders problems by object, reason and message.
+func (p Problem) Compare(o Problem) int {
+	return cmp.Or(strings.Compare(p.Object, o.Object), cmp.Compare(p.Reason, o.Reason), strings.Compare(p.Message, o.Message))
+}
+
+// The reasons.
+const (
+	InvalidObject     Reason = "InvalidObject"     // Cannot be read as what it claims to be.
+	InvalidName       Reason = "InvalidName"       // Not a name that Kubernetes accepts.
+	InvalidAddress    Reason = "InvalidAddress"    // Not an address, or one that nothing can be forwarded to.
+	InvalidPort       Reason = "InvalidPort"       // Not a port that can be served.
+	InvalidField      Reason = "InvalidField"      // A field that its object does not have, or has twice.
+	InvalidValue      Reason = "InvalidValue"      // A field with a value outside its closed list.
+	UnknownProtocol   Reason = "UnknownProtocol"   // Neither TCP, UDP nor SCTP.
+	WrongFamily       Reason = "WrongFamily"       // An address of another family than its object's.
+	DuplicateFrontend Reason = "DuplicateFrontend" // Another Service has the address, port and protocol.
+	DuplicateObject   Reason = "DuplicateObject"   // Two manifests describe the same object.
+	TooManyEndpoints  Reason = "TooManyEndpoints"  // More endpoints than one assignment can carry.
+	UnsupportedObject Reason = "UnsupportedObject" // An object in whose place another kind or version is needed.
+	UnknownNode       Reason = "UnknownNode"       // A view of a node that no object describes.
+	UnknownPods       Reason = "UnknownPods"       // A node that cannot tell its pods from outsiders.
+	PortUnavailable   Reason = "PortUnavailable"   // A port that a node cannot listen on.
+	Unreadable        Reason = "Unreadable"        // A file that cannot be read or parsed.
+)

@@ -58,22 +58,8 @@ OTEL_ variables of the environment ask for it.`,
 			if err != nil {
 				return err
 			}
-			var client kubernetes.Interface
-			if secure || flags.source == "kubernetes" {
-				if client, err = source.NewClient(flags.kubeconfig); err != nil && secure {
-					return fmt.Errorf("--listen %s: an API server has to say who clients are, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			if config.Source, err = flags.newSource(client, logger); err != nil {
+			if err := flags.configure(&config, &proof, secure); err != nil {
 				return err
-			}
-			if secure {
-				if err := proof.configure(&config, client); err != nil {
-					return err
-				}
 			}
 			return runServe(cmd.Context(), config)
 		},
@@ -89,6 +75,26 @@ OTEL_ variables of the environment ask for it.`,
 	log.add(set)
 	proof.add(set)
 	return cmd
+}
+
+// configure fills in the source, and if xDS is to be secure the proofs of identity.
+func (f *serveFlags) configure(config *controlplane.Config, proof *serverIdentityFlags, secure bool) (err error) {
+	var client kubernetes.Interface
+	if secure || f.source == "kubernetes" {
+		if client, err = source.NewClient(f.kubeconfig); err != nil && secure {
+			return fmt.Errorf("--listen %s: an API server has to say who clients are, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if config.Source, err = f.newSource(client, config.Log); err != nil {
+		return err
+	}
+	if secure {
+		return proof.configure(config, client)
+	}
+	return nil
 }
 
 func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (controlplane.Source, error) {

@@ -175,13 +175,19 @@ func (t trust) currentBundle(now time.Time) []*x509.Certificate {
 
 func (s *signer) created() time.Time { return s.cert.NotBefore.Add(backdate) }
 
-// newSigner makes a CA. Each has a name of its own, so that a client that knows several tries the right one.
-func newSigner(now time.Time) (*signer, error) {
+// newKey returns a private key and a serial number for its certificate.
+func newKey() (*ecdsa.PrivateKey, *big.Int, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	serial, err := newSerial()
+	return key, serial, err
+}
+
+// newSigner makes a CA. Each has a name of its own, so that a client that knows several tries the right one.
+func newSigner(now time.Time) (*signer, error) {
+	key, serial, err := newKey()
 	if err != nil {
 		return nil, err
 	}
@@ -205,11 +211,7 @@ func newSigner(now time.Time) (*signer, error) {
 
 // issue makes a serving certificate for the names, which are DNS names and addresses. It ends with its CA.
 func (s *signer) issue(names []string, now time.Time) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	serial, err := newSerial()
+	key, serial, err := newKey()
 	if err != nil {
 		return nil, err
 	}

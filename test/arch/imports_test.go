@@ -40,7 +40,7 @@ var rooms = map[string][]string{
 	"server/node/discovery": {}, "server/node/envoyns": {}, "server/node/healthcheck": {}, "server/node/launcher": {}, "server/node/upstream": {},
 	"server/ops/admin":     {},
 	"server/ops/explain":   {},
-	"server/ops/inspect":   {"server/controlplane", "server/ops/explain", "server/ops/offline"},
+	"server/ops/inspect":   {"server/controlplane/status", "server/ops/explain", "server/ops/offline"},
 	"server/ops/offline":   {"server/source"},
 	"server/ops/telemetry": {},
 	"server/source":        {},

@@ -12,10 +12,22 @@ import (
 
 // The sizes above which a file or function is hardly about one thing.
 const (
-	maxFileLines     = 500
-	maxFunctionLines = 80
+	maxFileLines     = 300
+	maxFunctionLines = 60
 	maxArguments     = 4
+
+	// A test has more to spell out than what it tests.
+	maxTestFileLines     = 500
+	maxTestFunctionLines = 80
 )
+
+// limit returns a size for production code, or that for tests.
+func limit(s *source, production, test int) int {
+	if s.isTest() {
+		return test
+	}
+	return production
+}
 
 var callRules = []rule{
 	{
@@ -90,10 +102,10 @@ var callRules = []rule{
 var shapeRules = []rule{
 	{
 		name:    "files are about one thing",
-		why:     fmt.Sprintf("a file of more than %d lines is about more than one thing: split it by its nouns", maxFileLines),
+		why:     fmt.Sprintf("a file of more than %d lines (a test: %d) is about more than one thing: split it by its nouns", maxFileLines, maxTestFileLines),
 		applies: everywhere,
 		find: func(s *source) []finding {
-			if n := bytes.Count(s.text, []byte("\n")); n > maxFileLines {
+			if n := bytes.Count(s.text, []byte("\n")); n > limit(s, maxFileLines, maxTestFileLines) {
 				return []finding{{1, fmt.Sprintf("%d lines", n)}}
 			}
 			return nil
@@ -102,11 +114,11 @@ var shapeRules = []rule{
 	},
 	{
 		name:    "functions fit on a screen",
-		why:     fmt.Sprintf("a function of more than %d lines does several things: give each a name", maxFunctionLines),
+		why:     fmt.Sprintf("a function of more than %d lines (a test: %d) does several things: give each a name", maxFunctionLines, maxTestFunctionLines),
 		applies: everywhere,
 		find: func(s *source) []finding {
 			return findFunctions(s, func(f *ast.FuncDecl) string {
-				if n := s.lines(f) - tableLines(s, f); n > maxFunctionLines {
+				if n := s.lines(f) - tableLines(s, f); n > limit(s, maxFunctionLines, maxTestFunctionLines) {
 					return fmt.Sprintf("%s has %d lines", f.Name.Name, n)
 				}
 				return ""

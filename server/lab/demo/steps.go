@@ -58,6 +58,20 @@ func (d *demo) showService(context.Context) error {
 	return nil
 }
 
+// connect makes a number of connections from a host, and fails if one of them does.
+func connect(ctx context.Context, from *lab.Host, to netip.AddrPort, requests int) (lab.Report, error) {
+	load, err := from.StartLoad(newConnections(to))
+	if err != nil {
+		return lab.Report{}, err
+	}
+	_, err = load.WaitMore(ctx, requests)
+	r := load.Stop()
+	if err != nil {
+		return r, err
+	}
+	return r, noFailures(r)
+}
+
 // showAnswers makes a number of connections and expects every pod to get some.
 func (d *demo) showAnswers(ctx context.Context) error {
 	for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
@@ -65,16 +79,8 @@ func (d *demo) showAnswers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		load, err := d.client.StartLoad(newConnections(web))
+		r, err := connect(ctx, d.client, web, 300)
 		if err != nil {
-			return err
-		}
-		_, err = load.WaitMore(ctx, 300)
-		r := load.Stop()
-		if err != nil {
-			return err
-		}
-		if err := noFailures(r); err != nil {
 			return err
 		}
 		if want := len(d.webPods()); len(r.Answers) != want {
@@ -150,16 +156,8 @@ func (d *demo) showNodePort(ctx context.Context) error {
 	port := d.services["web"].Spec.Ports[0].NodePort
 	for _, n := range d.nodes {
 		to := netip.AddrPortFrom(n.IPv4, uint16(port))
-		load, err := d.outside.StartLoad(newConnections(to))
+		r, err := connect(ctx, d.outside, to, 100)
 		if err != nil {
-			return err
-		}
-		_, err = load.WaitMore(ctx, 100)
-		r := load.Stop()
-		if err != nil {
-			return err
-		}
-		if err := noFailures(r); err != nil {
 			return err
 		}
 		if len(r.Clients) != 1 || r.Clients[n.IPv4] == 0 {

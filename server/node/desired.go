@@ -67,7 +67,7 @@ func (u nodeResource) Resources(string) ([]cache.Resource, error) {
 func resourceID(typeURL, name string) string { return typeURL + " " + name }
 
 // set takes a resource in, and adds what Envoy is to be served of it to resources.
-func (d *desiredState) set(typeURL string, r upstream.Resource, units map[string]cache.Contribution) {
+func (d *desiredState) set(typeURL string, r upstream.Resource, resources map[string]cache.Contribution) {
 	d.receivedTypes[typeURL] = true
 	switch typeURL {
 	case envoy.FrontendType:
@@ -104,12 +104,12 @@ func (d *desiredState) set(typeURL string, r upstream.Resource, units map[string
 			d.log.Error("unusable resource", "type", typeURL, "error", err)
 			return
 		}
-		units[resourceID(typeURL, r.Name)] = nodeResource{resource}
+		resources[resourceID(typeURL, r.Name)] = nodeResource{resource}
 	}
 }
 
 // remove forgets a resource, and adds what Envoy is to lose to removals.
-func (d *desiredState) remove(typeURL, name string, breaking map[string]cache.Contribution) {
+func (d *desiredState) remove(typeURL, name string, removals map[string]cache.Contribution) {
 	switch typeURL {
 	case envoy.FrontendType:
 		delete(d.frontends, name)
@@ -122,7 +122,7 @@ func (d *desiredState) remove(typeURL, name string, breaking map[string]cache.Co
 		case envoy.AssignmentType:
 			d.directs.remove(name)
 		}
-		breaking[resourceID(typeURL, name)] = nil
+		removals[resourceID(typeURL, name)] = nil
 	}
 }
 

@@ -17,16 +17,16 @@ func (r *reconciler) start() error {
 		return err
 	}
 	r.pending = newPendingChange()
-	r.hold = &startupHold{units: map[string]cache.Contribution{}, running: slices.Clone(r.instances.live), until: time.Now().Add(holdTimeout)}
+	r.hold = &startupHold{resources: map[string]cache.Contribution{}, running: slices.Clone(r.instances.live), until: time.Now().Add(holdTimeout)}
 	loaded := r.upstream.Loaded()
 	for _, typeURL := range types {
 		for _, resource := range loaded[typeURL] {
 			r.desired.receivedTypes[typeURL] = true
-			r.desired.set(typeURL, resource, r.hold.units)
+			r.desired.set(typeURL, resource, r.hold.resources)
 		}
 	}
 	r.desired.findPodLinks()
-	r.desired.listeners(r.hold.units, r.pending.removals)
+	r.desired.listeners(r.hold.resources, r.pending.removals)
 	return nil
 }
 
@@ -35,9 +35,9 @@ func (r *reconciler) start() error {
 // plane has to add to that state, or when none answers. And Envoys are not served a world without Services, of which they
 // would forget theirs.
 type startupHold struct {
-	units   map[string]cache.Contribution
-	running []envoyns.ID // Envoys that were running.
-	until   time.Time
+	resources map[string]cache.Contribution
+	running   []envoyns.ID // Envoys that were running.
+	until     time.Time
 }
 
 // over reports whether there is nothing more to wait for.
@@ -60,7 +60,7 @@ func (r *reconciler) serveHeld(ctx context.Context) {
 		return
 	}
 	_ = r.commitBridges(ctx) // The commit tries again, and says so.
-	r.pending.seq = r.cache.Publish(cache.Update{Contributions: r.hold.units})
+	r.pending.seq = r.cache.Publish(cache.Update{Contributions: r.hold.resources})
 	r.pending.deadline = time.Now().Add(envoyTimeout)
 	r.hold = nil
 }

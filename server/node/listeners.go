@@ -21,7 +21,7 @@ type listenerInputs struct {
 // listeners adds Envoy's listeners that are not there yet or are to be different to resources, and those that are not needed any
 // more to removals. They are made here rather than by the control plane because they depend on the node: on which sources are
 // pods there, and which addresses are its own.
-func (d *desiredState) listeners(units, breaking map[string]cache.Contribution) {
+func (d *desiredState) listeners(resources, removals map[string]cache.Contribution) {
 	if len(d.changed) == 0 && !d.outdated {
 		return
 	}
@@ -32,20 +32,20 @@ func (d *desiredState) listeners(units, breaking map[string]cache.Contribution) 
 	if !same {
 		for _, class := range frontendpb.Classes {
 			for _, l := range envoy.CatchAll(class, now.aliases) {
-				d.addListener(l.GetName(), l, units)
+				d.addListener(l.GetName(), l, resources)
 			}
 		}
 	}
 	for name, f := range d.frontends {
 		if listens(f) && (!same || !d.bound[name] || d.changed[name]) {
 			l := envoy.UDPListener(name, f, now.pods, now.aliases)
-			d.addListener(l.GetName(), l, units)
+			d.addListener(l.GetName(), l, resources)
 			d.bound[name] = true
 		}
 	}
 	for name := range d.bound {
 		if !listens(d.frontends[name]) {
-			breaking[resourceID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
+			removals[resourceID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
 			delete(d.bound, name)
 		}
 	}
@@ -56,13 +56,13 @@ func listens(f *frontendpb.Frontend) bool {
 	return f.GetProtocol() == string(model.UDP) && f.GetDirect() == nil
 }
 
-func (d *desiredState) addListener(name string, l proto.Message, units map[string]cache.Contribution) {
+func (d *desiredState) addListener(name string, l proto.Message, resources map[string]cache.Contribution) {
 	resource, err := cache.NewResource(envoy.ListenerType, name, l)
 	if err != nil {
 		d.log.Error("unusable listener", "name", name, "error", err)
 		return
 	}
-	units[resourceID(envoy.ListenerType, name)] = nodeResource{resource}
+	resources[resourceID(envoy.ListenerType, name)] = nodeResource{resource}
 }
 
 // aliases numbers the node's own addresses that are frontends' addresses, too. A number is kept: connections go on.

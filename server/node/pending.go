@@ -34,12 +34,12 @@ func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 		r.pending = newPendingChange()
 	}
 	c := r.pending
-	units := map[string]cache.Contribution{}
+	resources := map[string]cache.Contribution{}
 	for more := true; more; {
 		c.updates = append(c.updates, u)
 		r.desired.receivedTypes[u.Type] = true // A response without resources counts, too.
 		for _, resource := range u.Changed {
-			r.desired.set(u.Type, resource, units)
+			r.desired.set(u.Type, resource, resources)
 			c.span.follow(r.tracer, resource.Traceparent, r.config.Node)
 		}
 		for _, name := range u.Removed {
@@ -54,18 +54,18 @@ func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 	if r.desired.outdated {
 		r.desired.findPodLinks() // The node's addresses tell its uplinks.
 	}
-	r.desired.listeners(units, c.removals)
-	for id := range units {
+	r.desired.listeners(resources, c.removals)
+	for id := range resources {
 		delete(c.removals, id)
 	}
 	c.requires = r.desired.requires()
 	if r.hold != nil {
-		maps.Copy(r.hold.units, units)
-		maps.DeleteFunc(r.hold.units, func(id string, _ cache.Contribution) bool { _, gone := c.removals[id]; return gone })
+		maps.Copy(r.hold.resources, resources)
+		maps.DeleteFunc(r.hold.resources, func(id string, _ cache.Contribution) bool { _, gone := c.removals[id]; return gone })
 		return
 	}
 	_ = r.commitBridges(ctx) // The commit tries again, and says so.
-	c.seq = r.cache.Publish(cache.Update{Contributions: units})
+	c.seq = r.cache.Publish(cache.Update{Contributions: resources})
 }
 
 // finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.

@@ -134,12 +134,12 @@ func (r *reconciler) resync(ctx context.Context) {
 // updatePods takes in which pods have come or gone, as far as the kernel and Envoy have to know.
 func (r *reconciler) updatePods() {
 	r.desired.findPodLinks()
-	units := map[string]cache.Contribution{}
+	resources := map[string]cache.Contribution{}
 	if r.hold == nil {
-		r.desired.listeners(units, units)
+		r.desired.listeners(resources, resources)
 	}
-	if len(units) > 0 {
-		r.cache.Publish(cache.Update{Contributions: units})
+	if len(resources) > 0 {
+		r.cache.Publish(cache.Update{Contributions: resources})
 	}
 }
 

@@ -87,23 +87,23 @@ func (c *catalog) put(path string, f *file, changed map[model.ObjectKey]bool) {
 // mark notes that an object may differ. Files that describe it too are right or wrong to do so depending on the others.
 func (c *catalog) mark(key model.ObjectKey, changed map[model.ObjectKey]bool) {
 	changed[key] = true
-	if owners := c.describedBy[key]; len(owners) > 1 {
-		for _, owner := range owners {
-			changed[sourceKey(owner)] = true
+	if files := c.describedBy[key]; len(files) > 1 {
+		for _, path := range files {
+			changed[sourceKey(path)] = true
 		}
 	}
 }
 
 func (c *catalog) own(key model.ObjectKey, path string) {
-	owners := c.describedBy[key]
-	if i, found := slices.BinarySearch(owners, path); !found {
-		c.describedBy[key] = slices.Insert(owners, i, path)
+	files := c.describedBy[key]
+	if i, found := slices.BinarySearch(files, path); !found {
+		c.describedBy[key] = slices.Insert(files, i, path)
 	}
 }
 
 func (c *catalog) disown(key model.ObjectKey, path string) {
-	owners := slices.DeleteFunc(c.describedBy[key], func(owner string) bool { return owner == path })
-	if c.describedBy[key] = owners; len(owners) == 0 {
+	files := slices.DeleteFunc(c.describedBy[key], func(file string) bool { return file == path })
+	if c.describedBy[key] = files; len(files) == 0 {
 		delete(c.describedBy, key)
 	}
 }
@@ -113,8 +113,8 @@ func (c *catalog) object(key model.ObjectKey) model.Object {
 	if key.Kind == KindSource {
 		return model.Object{Key: key, Problems: c.problems(key.Name)}
 	}
-	if owners := c.describedBy[key]; len(owners) > 0 {
-		return c.files[owners[0]].objects[key]
+	if files := c.describedBy[key]; len(files) > 0 {
+		return c.files[files[0]].objects[key]
 	}
 	return model.Object{Key: key}
 }

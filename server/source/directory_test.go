@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// follower follows a source, as the control plane's owner does.
+// follower follows a source, as the control plane's translator does.
 type follower struct {
 	t       *testing.T
 	queue   *Queue

@@ -124,10 +124,14 @@ func printNodes(w io.Writer, s status.Status) bool {
 // its agent is connected; nodes without an agent count only if all is true. It returns an error that names the nodes that
 // lack it when ctx ends.
 func Wait(ctx context.Context, addresses []string, service string, all bool) error {
+	var missing []string // Of the last time that all replicas answered.
 	for {
-		missing, err := lacking(ctx, addresses, service, all)
-		if err == nil && len(missing) == 0 {
+		now, err := lacking(ctx, addresses, service, all)
+		if err == nil && len(now) == 0 {
 			return nil
+		}
+		if err == nil {
+			missing = now
 		}
 		select {
 		case <-ctx.Done():

@@ -164,12 +164,12 @@ func summary(fates map[fate]bool) outcome {
 	return outcome(strings.Join(all, "; or "))
 }
 
-// compare returns what differs between the programs, in words, and how many routes were compared. Kube-proxy gets what the
-// differences that are meant make of the cluster; of them, without leaves one out.
-func (k *kubeProxy) compare(ctx context.Context, c *cluster, without *difference) (differs []string, n int, err error) {
-	seen := c.copied()
+// prepared returns what kube-proxy is given: the cluster as the differences that are meant make it, and the same before a Service
+// was made into several. Of the differences, without leaves one out.
+func (c *cluster) prepared(without *difference) (seen, whole *cluster) {
+	seen = c.copied()
 	fillIn(seen)
-	whole := seen
+	whole = seen
 	for i := range differences {
 		if d := &differences[i]; d != without && d.prepare != nil {
 			if d.splits {
@@ -178,6 +178,13 @@ func (k *kubeProxy) compare(ctx context.Context, c *cluster, without *difference
 			d.prepare(seen)
 		}
 	}
+	return seen, whole
+}
+
+// compare returns what differs between the programs, in words, and how many routes were compared. Of the
+// differences that are meant, without leaves one out.
+func (k *kubeProxy) compare(ctx context.Context, c *cluster, without *difference) (differs []string, n int, err error) {
+	seen, whole := c.prepared(without)
 	rules := map[corev1.IPFamily]*ruleset{}
 	for _, family := range families {
 		if rules[family], err = k.rules(ctx, seen, family); err != nil {

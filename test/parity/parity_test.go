@@ -3,6 +3,7 @@ package parity
 import (
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -70,6 +71,26 @@ func (d *difference) changes(c *cluster) bool {
 		}
 	}
 	return false
+}
+
+// The rules that are followed are such as the kernel takes, so that no rule of a difference hides that it would not.
+func TestRulesAreAccepted(t *testing.T) {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := newKubeProxy(t)
+	for seed := uint64(1); seed <= 3; seed++ {
+		seen, _ := newCluster(seed).prepared(nil)
+		for _, family := range families {
+			if _, err := k.rules(t.Context(), seen, family); err != nil {
+				t.Fatal(err)
+			}
+			if said, err := exec.Command(nft, "--check", "--file", k.transaction).CombinedOutput(); err != nil {
+				t.Errorf("-seed %d: %v: %s", seed, err, said)
+			}
+		}
+	}
 }
 
 // What is printed of a difference is what makes it: here the two Services that want one address.

@@ -25,9 +25,9 @@ func TestRoutes(t *testing.T) {
 			t.Fatalf("-seed %d: %v", i, err)
 		}
 		if total += n; len(differs) > 0 {
+			t.Errorf("-seed %d -routes 1 differs in %d answers, such as %s", i, len(differs), differs[0])
 			small, smallest := k.smallest(t, c, nil)
-			t.Fatalf("-seed %d -routes 1 differs in %d routes. The smallest manifests that differ on node %s:\n%s\n%s",
-				i, len(differs), small.Node, small.manifests(), strings.Join(smallest, "\n"))
+			t.Fatalf("the smallest manifests that differ on node %s:\n%s\n%s", small.Node, small.manifests(), strings.Join(smallest, "\n"))
 		}
 	}
 	t.Logf("%d routes compared, none differs but for what translate/README.md says", total)

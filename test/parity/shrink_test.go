@@ -55,16 +55,20 @@ func prune(node any, put func(any), depth int, still func() bool) {
 			}
 		}
 	case []any:
-		for i := len(node) - 1; i >= 0; i-- {
-			if depth > 0 {
+		if depth > 0 {
+			for i := range node {
 				prune(node[i], func(v any) { node[i] = v }, depth-1, still)
-				continue
 			}
-			shorter := slices.Delete(slices.Clone(node), i, i+1)
-			if put(shorter); still() {
-				node = shorter
-			} else {
-				put(node)
+			return
+		}
+		for size := max(1, len(node)/2); size > 0; size /= 2 { // Many at once first.
+			for at := len(node) - size; at >= 0; at -= size {
+				shorter := slices.Delete(slices.Clone(node), at, at+size)
+				if put(shorter); still() {
+					node = shorter
+				} else {
+					put(node)
+				}
 			}
 		}
 	}

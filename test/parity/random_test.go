@@ -163,6 +163,7 @@ func (r *random) outside(s *corev1.Service) {
 	if r.one(3) {
 		s.Spec.ExternalIPs = some(r, 2, func() string {
 			good := pick(r, fmt.Sprintf("192.0.2.%d", r.IntN(30)), fmt.Sprintf("2001:db8::%x", r.IntN(30)),
+				fmt.Sprintf("203.0.113.%d", r.IntN(40)), fmt.Sprintf("2001:db8:1::%x", r.IntN(40)), // As load balancers have.
 				nodeAddress[pick(r, families...)].String(), "10.96.0.11")
 			return bad(r, good, "169.254.169.254", "127.0.0.1", "0.0.0.0", "192.0.2.010", "odd", "", "fe80::1", "::ffff:192.0.2.9")
 		})

@@ -162,8 +162,28 @@ func Repair(c Config, id ID) error {
 	return nil
 }
 
-// MTU returns the MTU of the link that has one of the addresses, or 1500 where none has.
+// MTU returns the MTU, in bytes, for the veths of an Envoy: that of the node's link with one of the addresses, 1500 where none
+// has, or that of a pod's link or a tunnel if it is smaller, as in overlay networks. Envoy's namespace then cuts into fragments
+// what does not fit into a pod's link; the host, behind it, may not, for Linux marks a datagram as not to be fragmented.
 func MTU(addresses []netip.Addr) int {
+	mtu := uplinkMTU(addresses)
+	links, err := Undisturbed(netlink.LinkList)
+	if err != nil {
+		return mtu
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.MTU >= minMTU && slices.Contains(podSide, l.Type()) && !IsLink(a.Name) {
+			mtu = min(mtu, a.MTU)
+		}
+	}
+	return mtu
+}
+
+// podSide are the kinds of links that lead to pods, on the node or by a tunnel to another.
+var podSide = []string{"veth", "bridge", "vxlan", "geneve", "wireguard", "ipip", "ip6tnl", "gre"}
+
+// uplinkMTU returns the MTU of the link that has one of the addresses, or 1500 where none has.
+func uplinkMTU(addresses []netip.Addr) int {
 	for _, a := range addresses {
 		family := netlink.FAMILY_V4
 		if a.Is6() {

@@ -72,7 +72,7 @@ bench: setup build ## Data path, change latency and scale, beside their peers in
 	@$(with_envoy) go run ./test/bench -fairlead bin/fairlead $(BENCH_FLAGS)
 
 .PHONY: check
-check: ## Formatting, vet, staticcheck, architecture, tidy modules, generated code
+check: ## Formatting, linters, architecture, tidy modules, generated code
 	@test/tools/check.sh
 
 .PHONY: generate

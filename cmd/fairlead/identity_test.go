@@ -86,20 +86,20 @@ func TestAllLoopback(t *testing.T) {
 
 // An agent talks in the clear only to loopback, and only where no flag speaks of certificates or tokens.
 func TestDialOptions(t *testing.T) {
-	const clear, secured = 1, 2 // Options: transport; and the token, which is only sent over TLS.
+	const plain, secured = 1, 2 // Options: transport; and the token, which is only sent over TLS.
 	for name, test := range map[string]struct {
 		servers, flags string
 		want           int
 		err            string
 	}{
-		"loopback":                         {"127.0.0.1:18000", "", clear, ""},
+		"loopback":                         {"127.0.0.1:18000", "", plain, ""},
 		"loopback, but a CA is named":      {"127.0.0.1:18000", "--ca-file ca.crt", secured, ""},
 		"loopback, but a token is named":   {"127.0.0.1:18000", "--token-file token", secured, ""},
 		"loopback, but a server is named":  {"127.0.0.1:18000", "--server-name fairlead", secured, ""},
 		"another address":                  {"192.0.2.1:18000", "", secured, ""},
 		"another address beside loopback":  {"127.0.0.1:18000 192.0.2.1:18000", "", secured, ""},
 		"addresses that only the API has":  {"", "", secured, ""},
-		"another address, insecure":        {"192.0.2.1:18000", "--insecure", clear, ""},
+		"another address, insecure":        {"192.0.2.1:18000", "--insecure", plain, ""},
 		"another address, without a CA":    {"192.0.2.1:18000", "--ca-file=", 0, "no file of the CA"},
 		"another address, without a token": {"192.0.2.1:18000", "--token-file=", 0, "no file of the service-account token"},
 		"another address, without a name":  {"192.0.2.1:18000", "--server-name=", 0, "no name in the control plane's certificate"},

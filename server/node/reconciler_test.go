@@ -55,11 +55,11 @@ func newLoop(t *testing.T) *loop {
 		t.Fatal(err)
 	}
 	l := &loop{t: t, dir: t.TempDir(), control: cache.New(cache.Config{})}
-	real, err := exec.LookPath("nft")
+	nft, err := exec.LookPath("nft")
 	if err != nil {
 		t.Fatal(err)
 	}
-	shim := fmt.Sprintf("#!/bin/sh\n[ -e %s/broken ] && { echo broken by the test >&2; exit 1; }\nexec %s \"$@\"\n", l.dir, real)
+	shim := fmt.Sprintf("#!/bin/sh\n[ -e %s/broken ] && { echo broken by the test >&2; exit 1; }\nexec %s \"$@\"\n", l.dir, nft)
 	if err := os.WriteFile(filepath.Join(l.dir, "nft"), []byte(shim), 0o755); err != nil {
 		t.Fatal(err)
 	}

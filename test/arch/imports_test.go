@@ -118,20 +118,6 @@ var importRules = []rule{
 		example: example{"server/x/x.go", `package y`},
 	},
 	{
-		name:    "model needs the standard library only",
-		why:     "the nouns belong to no library: whoever talks about a Service takes on no dependency",
-		applies: func(s *source) bool { return s.under("translate/model") },
-		find: func(s *source) []finding {
-			return findImports(s, func(imported, _ string) string {
-				if !strings.Contains(strings.Split(imported, "/")[0], ".") || within(imported, module+"/translate/model") || s.isTest() {
-					return ""
-				}
-				return "imports " + imported
-			})
-		},
-		example: example{"translate/model/x.go", `package model; import _ "k8s.io/api/core/v1"`},
-	},
-	{
 		name:    "import aliases",
 		why:     "one name for one package everywhere, so that core, cache and v1 never mean two things",
 		applies: everywhere,

@@ -12,8 +12,8 @@ import (
 
 // topEntries are all that may stand at the top of the checkout.
 var topEntries = []string{
-	".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "cache", "cmd", "deploy",
-	"examples", "go.mod", "go.sum", "server", "staticcheck.conf", "test", "translate",
+	".ci", ".gitignore", ".golangci.yml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "cache", "cmd", "deploy",
+	"examples", "go.mod", "go.sum", "server", "test", "translate",
 }
 
 func TestTopHasOnlyNamedEntries(t *testing.T) {

@@ -1,6 +1,6 @@
-// Package arch proves the laws that the compiler does not: which folder may import which, what pure code may not touch,
-// and the house style as far as a program can judge it. In: the checkout's files. Out: a failure for each place that
-// breaks a rule, with the rule's reason. It never builds or runs what it reads.
+// Package arch proves the laws that neither the compiler nor a linter knows: which folder may import which, what pure code
+// may not do, and the house style as far as a program can judge it. In: the checkout's files. Out: a failure for each place
+// that breaks a rule, with the rule's reason. It never builds or runs what it reads.
 package arch
 
 import (

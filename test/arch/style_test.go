@@ -31,71 +31,11 @@ func limit(s *source, production, test int) int {
 
 var callRules = []rule{
 	{
-		name:    "addresses are netip",
-		why:     "net/netip values compare, sort and key maps, and refuse the spellings (leading zeros) that a net.IP reads in two ways",
-		applies: everywhere,
-		find:    func(s *source) []finding { return s.uses("net", "ParseIP", "ParseCIDR") },
-		example: example{"server/x.go", "package server\nimport \"net\"\nvar a = net.ParseIP(\"::\")"},
-	},
-	{
-		name:    "no sleeping",
-		why:     "a sleep is too long on a fast machine and too short on a slow one: wait for the condition, with a deadline",
-		applies: everywhere,
-		find:    func(s *source) []finding { return s.uses("time", "Sleep") },
-		example: example{"cache/x_test.go", "package cache\nimport \"time\"\nfunc f() { time.Sleep(1) }"},
-	},
-	{
 		name:    "no sleeping by another name",
 		why:     "a timer that nothing else is waited for beside is a sleep, which no context ends: put it in a select with the condition",
 		applies: everywhere,
 		find:    findLoneTimers,
 		example: example{"cache/x_test.go", "package cache\nimport \"time\"\nfunc f() { select { case <-time.After(1): } }"},
-	},
-	{
-		name:    "contexts come from the caller",
-		why:     "work that no context ends outlives its server",
-		applies: everywhere,
-		find:    func(s *source) []finding { return s.uses("context", "TODO") },
-		example: example{"server/x.go", "package server\nimport \"context\"\nvar c = context.TODO()"},
-	},
-	{
-		name:    "only cmd exits",
-		why:     "whoever calls a library decides whether the process ends; deferred clean-up would not run",
-		applies: func(s *source) bool { return inProduct(s) && !s.under("cmd") },
-		find: func(s *source) []finding {
-			return slices.Concat(s.uses("os", "Exit"), s.uses("log", "Fatal", "Fatalf", "Fatalln"))
-		},
-		example: example{"server/x.go", "package server\nimport \"os\"\nfunc f() { os.Exit(1) }"},
-	},
-	{
-		name:    "no panic",
-		why:     "one bad object must never stop the others: return an error that names it",
-		applies: func(s *source) bool { return inProduct(s) && !s.under("cmd") },
-		find: func(s *source) []finding {
-			return findNodes(s, func(n ast.Node) string {
-				if call, ok := n.(*ast.CallExpr); ok {
-					if name, ok := call.Fun.(*ast.Ident); ok && name.Name == "panic" {
-						return "a call of panic"
-					}
-				}
-				return ""
-			})
-		},
-		example: example{"cache/x.go", `package cache; func f() { panic("x") }`},
-	},
-	{
-		name:    "no init",
-		why:     "what happens when a package is imported cannot be configured, tested or left out",
-		applies: everywhere,
-		find: func(s *source) []finding {
-			return findFunctions(s, func(f *ast.FuncDecl) string {
-				if f.Recv == nil && f.Name.Name == "init" {
-					return "an init function"
-				}
-				return ""
-			})
-		},
-		example: example{"cache/x.go", `package cache; func init() {}`},
 	},
 }
 

@@ -52,16 +52,16 @@ func TestManifestsThatDoNotFit(t *testing.T) {
 	}
 }
 
-func replace(t *testing.T, path, old, new string) {
+func replace(t *testing.T, path, before, after string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), old) {
-		t.Fatalf("%s has no %q", path, old)
+	if !strings.Contains(string(text), before) {
+		t.Fatalf("%s has no %q", path, before)
 	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), before, after, 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -39,8 +39,8 @@ var differences = []difference{
 // elsewhere are the rows that are not about what happens to a connection, and where else they are proven.
 var elsewhere = map[string]string{
 	"endpoints beyond 65,536":                             "a test of translate",
-	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/node/dataplane",
-	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/node/dataplane",
+	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/agent/kernel",
+	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/agent/kernel",
 	"`healthCheckNodePort` while no Envoy":                "test/node",
 	"unallocated addresses of the Service range":          "not yet there",
 }
@@ -180,9 +180,8 @@ func externalClusterIP(c *cluster, p probe, o outcome) outcome {
 
 // clusterIP reports whether a Service has an address as its cluster IP, with this port; 0: with any.
 func (c *cluster) clusterIP(a netip.Addr, port uint16, protocol string) bool {
-	return slices.ContainsFunc(c.proxied(), func(s *corev1.Service) bool {
-		return s.Spec.Type != corev1.ServiceTypeExternalName && slices.Contains(append(s.Spec.ClusterIPs, s.Spec.ClusterIP), a.String()) &&
-			(port == 0 || hasPort(s, port, protocol))
+	return slices.ContainsFunc(c.forwarded(), func(s *corev1.Service) bool {
+		return clusterIPOf(s, familyOf(a)) == a && (port == 0 && len(s.Spec.Ports) > 0 || hasPort(s, port, protocol))
 	})
 }
 
@@ -192,11 +191,11 @@ func hasPort(s *corev1.Service, port uint16, protocol string) bool {
 	})
 }
 
-// localPolicy reports whether the Service of an external IP has externalTrafficPolicy Local. It is one with a cluster IP of that family.
+// localPolicy reports whether the Service of an external IP has externalTrafficPolicy Local.
 func (c *cluster) localPolicy(p probe) bool {
 	return slices.ContainsFunc(c.forwarded(), func(s *corev1.Service) bool {
-		return s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && hasPort(s, p.port, p.protocol) &&
-			clusterIPOf(s, familyOf(p.address)).IsValid() &&
+		local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+		return local && clusterIPOf(s, familyOf(p.address)).IsValid() && hasPort(s, p.port, p.protocol) &&
 			slices.ContainsFunc(s.Spec.ExternalIPs, func(text string) bool { a, ok := readable(text); return ok && a == p.address })
 	})
 }

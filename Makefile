@@ -60,6 +60,13 @@ e2e-node: ## On real nodes with kubelets and containerd, from the README's comma
 	@start=$$SECONDS; go -C test/e2e run ./build -for conformance; go -C test/e2e run ./images -for conformance; echo "programs and images: $$((SECONDS - start)) s"
 	@start=$$SECONDS; go -C test/e2e test -count=1 -timeout=60m -v ./realnode/... $(E2E_NODE_FLAGS); echo "tests: $$((SECONDS - start)) s"
 
+.PHONY: networks
+networks: ## On real nodes with flannel, kube-router and others, each network in turn, and the oldest Kubernetes; as root, half an hour
+	@test/tools/setup.sh node
+	go -C test/e2e run ./build -for networks
+	go -C test/e2e run ./images
+	go -C test/e2e test -count=1 -timeout=2h -v -run TestNetworks ./realnode -networks $(NETWORKS_FLAGS)
+
 .PHONY: conformance
 conformance: ## Kubernetes' own tests of sig-network on three real nodes, compared with kube-proxy's results; as root, an hour
 	@test/tools/setup.sh node

@@ -1,8 +1,8 @@
 // Command build compiles what the end-to-end tests run: etcd, kube-apiserver, kube-controller-manager, kubectl,
 // CoreDNS, Helm, an OpenTelemetry collector and Fairlead itself; for real nodes also kube-scheduler, kubelet, kube-proxy
-// and agnhost; for conformance Kubernetes' own tests as well.
+// and agnhost; for conformance Kubernetes' own tests as well; for networks also flannel, kube-router and the oldest Kubernetes.
 //
-//	go -C test/e2e run ./build [-for e2e|node|conformance]
+//	go -C test/e2e run ./build [-for e2e|node|conformance|networks]
 //
 // The binaries go to .cache/e2e at the top of the checkout. Kubernetes and CoreDNS take minutes to compile, so each set
 // of programs leaves a stamp, the hash of its module's own files, and is compiled again only when that has changed.
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,14 +29,20 @@ import (
 type programs struct {
 	name     string // Of the stamp.
 	dir      string
+	folder   string // Below .cache/e2e; may be empty.
 	packages []string
 	test     string // A package whose tests become the program e2e.test; may be empty.
 	version  string // The module whose version the programs report through k8s.io/component-base; may be empty.
-	purpose  string // The least purpose that needs them.
+	purpose  string // One of needs.
 }
 
-// purposes are what the programs may be for. Each needs those of the ones before it.
-var purposes = []string{"e2e", "node", "conformance"}
+// needs are what the programs may be for, with the purposes whose programs that needs.
+var needs = map[string][]string{
+	"e2e":         {"e2e"},
+	"node":        {"e2e", "node"},
+	"conformance": {"e2e", "node", "conformance"},
+	"networks":    {"e2e", "node", "networks"},
+}
 
 var all = []programs{
 	{
@@ -63,11 +70,23 @@ var all = []programs{
 		name: "conformance", dir: "kube", version: "k8s.io/kubernetes", purpose: "conformance",
 		packages: []string{"github.com/onsi/ginkgo/v2/ginkgo", "k8s.io/kubernetes/test/images/regression-issue-74839"}, test: "./network",
 	},
+	{name: "flannel", dir: "flannel", packages: []string{"."}, purpose: "networks"},
+	{name: "kube-router", dir: "kube-router", packages: []string{"github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"}, purpose: "networks"},
+	{
+		name: "oldest", dir: "oldest", folder: "oldest", version: "k8s.io/kubernetes", purpose: "networks",
+		packages: []string{
+			"k8s.io/kubernetes/cmd/kube-apiserver",
+			"k8s.io/kubernetes/cmd/kube-controller-manager",
+			"k8s.io/kubernetes/cmd/kube-scheduler",
+			"k8s.io/kubernetes/cmd/kubelet",
+			"k8s.io/kubernetes/cmd/kubectl",
+		},
+	},
 }
 
 func main() {
 	log.SetFlags(0)
-	purpose := flag.String("for", purposes[0], "what the programs are for: "+strings.Join(purposes, ", "))
+	purpose := flag.String("for", "e2e", "what the programs are for: "+strings.Join(slices.Sorted(maps.Keys(needs)), ", "))
 	flag.Parse()
 	if err := run(*purpose); err != nil {
 		log.Fatalf("build: %v", err)
@@ -75,9 +94,9 @@ func main() {
 }
 
 func run(purpose string) error {
-	last := slices.Index(purposes, purpose)
-	if last < 0 {
-		return fmt.Errorf("-for %s: want one of %s", purpose, strings.Join(purposes, ", "))
+	wanted, ok := needs[purpose]
+	if !ok {
+		return fmt.Errorf("-for %s: want one of %s", purpose, strings.Join(slices.Sorted(maps.Keys(needs)), ", "))
 	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -88,7 +107,7 @@ func run(purpose string) error {
 	}
 	out := filepath.Join(root, ".cache", "e2e")
 	for _, p := range all {
-		if slices.Index(purposes, p.purpose) > last {
+		if !slices.Contains(wanted, p.purpose) {
 			continue
 		}
 		if err := p.ensure(out); err != nil {
@@ -110,6 +129,7 @@ func (p programs) ensure(out string) error {
 		return err
 	}
 	stamp := filepath.Join(out, p.name+".stamp")
+	out = filepath.Join(out, p.folder)
 	if got, err := os.ReadFile(stamp); err == nil && string(got) == want && p.built(out) {
 		return nil
 	}

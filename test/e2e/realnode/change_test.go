@@ -160,7 +160,7 @@ func (w workload) names() {
 		o := outcome{}
 		for ctx.Err() == nil {
 			o.asked++
-			if err := w.askByName(client); err != nil {
+			if err := w.askByName(client, "ip4"); err != nil {
 				o.failed++
 				w.t.Error(err)
 			}
@@ -174,15 +174,15 @@ func (w workload) names() {
 	w.t.Logf("by name, while CoreDNS was replaced: %d requests, %d failed", o.asked, o.failed)
 }
 
-// askByName finds the Service's address through the cluster's DNS, once, and makes a request.
-func (w workload) askByName(from *lab.Host) error {
+// askByName finds the Service's address in a family ("ip4" or "ip6") through the cluster's DNS, once, and makes a request.
+func (w workload) askByName(from *lab.Host, family string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return from.DialContext(ctx, network, net.JoinHostPort(dnsService, "53"))
+		return from.DialContext(ctx, network, net.JoinHostPort(w.cluster.network.dns(), "53"))
 	}}
 	started := time.Now()
-	found, err := resolver.LookupNetIP(ctx, "ip4", w.name+".default.svc.cluster.local.")
+	found, err := resolver.LookupNetIP(ctx, family, w.name+".default.svc.cluster.local.")
 	if err != nil {
 		return fmt.Errorf("after %s: %w", time.Since(started).Round(time.Millisecond), err)
 	}

@@ -167,8 +167,16 @@ func (c *cluster) removeDisks() error {
 	return nil
 }
 
-func (c *cluster) program(name string) string { return filepath.Join(c.programs, name) }
-func (c *cluster) log(name string) string     { return filepath.Join(c.dir, name+".log") }
+// program is the file of a program that ./build has built: of the network's Kubernetes, if that has the program.
+func (c *cluster) program(name string) string {
+	own := filepath.Join(c.programs, c.network.kubernetes, name)
+	if _, err := os.Stat(own); c.network.kubernetes != "" && err == nil {
+		return own
+	}
+	return filepath.Join(c.programs, name)
+}
+
+func (c *cluster) log(name string) string { return filepath.Join(c.dir, name+".log") }
 
 // startDNS starts CoreDNS as pods behind the Service that pods ask. It needs the Service "kubernetes", so somebody has to
 // forward by then.
@@ -177,7 +185,7 @@ func (c *cluster) startDNS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.kube.apply(ctx, string(text)); err != nil {
+	if err := c.kube.apply(ctx, strings.ReplaceAll(string(text), "DNS_SERVICE", c.network.dns())); err != nil {
 		return err
 	}
 	_, err = c.kube.kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout", patience.String())

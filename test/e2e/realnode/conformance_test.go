@@ -29,7 +29,7 @@ func TestConformance(t *testing.T) {
 	if !*conformance {
 		t.Skip("make conformance runs it: it takes most of an hour")
 	}
-	c := newCluster(t, 3, bridgePlain.dual())
+	c := newCluster(t, 3, bridgePlain.with(dualStack))
 	c.startProxy(t, *proxy)
 	if err := c.startDNS(t.Context()); err != nil {
 		t.Fatal(err)

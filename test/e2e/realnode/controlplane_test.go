@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,13 +21,15 @@ import (
 
 // Addresses that clusters have by custom.
 const (
-	apiServerPort     = 6443
-	kubernetesService = "10.96.0.1"
-	dnsService        = "10.96.0.10"
-	podCIDRs          = "10.244.0.0/16"
-	podCIDRs6         = "fd00:10:244::/48"
-	serviceCIDR       = "10.96.0.0/16"
-	serviceCIDR6      = "fd00:96::/112"
+	apiServerPort      = 6443
+	kubernetesService  = "10.96.0.1"
+	kubernetesService6 = "fd00:96::1"
+	dnsService         = "10.96.0.10"
+	dnsService6        = "fd00:96::a"
+	podCIDRs           = "10.244.0.0/16"
+	podCIDRs6          = "fd00:10:244::/48"
+	serviceCIDR        = "10.96.0.0/16"
+	serviceCIDR6       = "fd00:96::/112"
 )
 
 // controlPlane is etcd, kube-apiserver, kube-controller-manager and kube-scheduler on a host of their own.
@@ -78,7 +81,7 @@ func (c *cluster) startControlPlane(ctx context.Context) error {
 func (k *controlPlane) startAPIServer() error {
 	key := k.keys.path
 	return k.run("kube-apiserver",
-		"--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", k.host.IPv4.String(), "--secure-port", fmt.Sprint(apiServerPort),
+		"--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", k.address(), "--bind-address", "::", "--secure-port", fmt.Sprint(apiServerPort),
 		"--service-cluster-ip-range", k.cluster.network.services(),
 		"--tls-cert-file", key("apiserver.crt"), "--tls-private-key-file", key("apiserver.key"), "--client-ca-file", key("ca.crt"),
 		"--kubelet-client-certificate", key("apiserver.crt"), "--kubelet-client-key", key("apiserver.key"), "--kubelet-certificate-authority", key("ca.crt"),
@@ -88,15 +91,20 @@ func (k *controlPlane) startAPIServer() error {
 		"--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--allow-privileged")
 }
 
+// address is the host's in the cluster's first family.
+func (k *controlPlane) address() string {
+	return first(k.cluster.network.families, k.host.IPv4, k.host.IPv6).String()
+}
+
 func (k *controlPlane) writeKeys() (err error) {
-	host := k.host.IPv4.String()
-	k.keys, err = newPKI(filepath.Join(k.cluster.dir, "pki"), fmt.Sprintf("https://%s:%d", host, apiServerPort))
+	host := k.address()
+	k.keys, err = newPKI(filepath.Join(k.cluster.dir, "pki"), "https://"+net.JoinHostPort(host, fmt.Sprint(apiServerPort)))
 	if err != nil {
 		return err
 	}
 	const admins = "system:masters"
 	return errors.Join(
-		k.keys.issue("apiserver", pkix.Name{CommonName: "kube-apiserver", Organization: []string{admins}}, host, kubernetesService, "127.0.0.1",
+		k.keys.issue("apiserver", pkix.Name{CommonName: "kube-apiserver", Organization: []string{admins}}, host, kubernetesService, kubernetesService6, "127.0.0.1",
 			"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"),
 		k.keys.user("admin", "admin", admins),
 		k.keys.user("controller-manager", "system:kube-controller-manager"),

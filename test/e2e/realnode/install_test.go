@@ -55,7 +55,7 @@ func (c *cluster) replaceFlags() ([]string, error) {
 	if !found || !closed {
 		return nil, fmt.Errorf("README's section %q does not say `--set mode=replace …`", installSection)
 	}
-	return strings.Fields("--set mode=replace" + strings.ReplaceAll(flags, "ADDRESS", c.kube.host.IPv4.String())), nil
+	return strings.Fields("--set mode=replace" + strings.ReplaceAll(flags, "ADDRESS", c.kube.address())), nil
 }
 
 // shell runs a command as an administrator types it, at the top of the checkout.

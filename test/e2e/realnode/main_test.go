@@ -16,6 +16,7 @@ import (
 
 var (
 	conformance = flag.Bool("conformance", false, "run Kubernetes' own tests of sig-network, and nothing else")
+	allNetworks = flag.Bool("networks", false, "run TestNetworks, and nothing else")
 	proxy       = flag.String("proxy", "fairlead", "with -conformance: whom to test, fairlead or kube-proxy")
 	update      = flag.Bool("update", false, "with -conformance: write the results into CONFORMANCE.md instead of comparing")
 	dir         = flag.String("dir", "", "folder for the nodes' disks and all logs; default: a new one in .cache/e2e/realnode")

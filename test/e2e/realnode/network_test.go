@@ -9,71 +9,86 @@ import (
 
 // network is how a cluster's pods are connected.
 type network struct {
-	name      string
-	plugin    map[string]any // The CNI plugin's configuration, without its address management.
-	dualStack bool
+	name     string
+	families families
+	plugin   map[string]any // The CNI plugin's configuration, without its address management.
+	daemon   *daemon        // Joins the nodes' pod networks; without one the lab's routes do.
+	// kubernetes is the folder of the programs of another Kubernetes than the one that all else runs on.
+	kubernetes string
 	// nodeMasquerades makes the node's own rules hide pods from what is no pod, as kindnet, flannel and masquerading agents do.
 	nodeMasquerades bool
 }
 
+// families are the IP families of pods and Services, the one that comes by default first.
+type families string
+
+const (
+	onlyIPv4  families = "IPv4"
+	onlyIPv6  families = "IPv6"
+	dualStack families = "IPv4, IPv6"
+)
+
+// each returns what belongs to the families: one of two values, or both.
+func each[T any](f families, ipv4, ipv6 T) []T {
+	switch f {
+	case onlyIPv4:
+		return []T{ipv4}
+	case onlyIPv6:
+		return []T{ipv6}
+	}
+	return []T{ipv4, ipv6}
+}
+
+// first returns what belongs to the family that comes by default.
+func first[T any](f families, ipv4, ipv6 T) T { return each(f, ipv4, ipv6)[0] }
+
 // Pod networks. The bridge plugin's own masquerading hides a node's pods from everything that is not on the same bridge.
 var (
 	bridgeMasquerading = network{
-		name:   "bridge with ipMasq",
+		name: "bridge with ipMasq", families: onlyIPv4,
 		plugin: map[string]any{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true},
 	}
 	bridgePlain = network{
-		name:            "bridge, the node masquerades",
+		name: "bridge, the node masquerades", families: onlyIPv4,
 		plugin:          map[string]any{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true},
 		nodeMasquerades: true,
 	}
 	pointToPoint = network{
-		name:            "ptp, the node masquerades",
+		name: "ptp, the node masquerades", families: onlyIPv4,
 		plugin:          map[string]any{"type": "ptp", "mtu": 1500},
 		nodeMasquerades: true,
 	}
 )
 
-// dual returns the network with IPv6 beside IPv4.
-func (n network) dual() network {
-	n.dualStack = true
-	n.name += ", dual-stack"
+// with returns the network with those families.
+func (n network) with(f families) network {
+	n.families = f
+	n.name += ", " + string(f)
 	return n
 }
 
 // services returns the ranges of Services' addresses, as the API server's flag takes them.
 func (n network) services() string {
-	if n.dualStack {
-		return serviceCIDR + "," + serviceCIDR6
-	}
-	return serviceCIDR
+	return strings.Join(each(n.families, serviceCIDR, serviceCIDR6), ",")
 }
 
-func (n network) pods() string {
-	if n.dualStack {
-		return podCIDRs + "," + podCIDRs6
-	}
-	return podCIDRs
-}
+func (n network) pods() string { return strings.Join(each(n.families, podCIDRs, podCIDRs6), ",") }
+
+// dns is the resolver's address.
+func (n network) dns() string { return first(n.families, dnsService, dnsService6) }
 
 // podCIDRs are those of one node.
 func (n network) podCIDRs(m *node) []string {
-	if n.dualStack {
-		return []string{m.PodCIDR4.String(), m.PodCIDR6.String()}
-	}
-	return []string{m.PodCIDR4.String()}
+	return each(n.families, m.PodCIDR4.String(), m.PodCIDR6.String())
 }
 
 // conflist is the node's CNI configuration.
 func (n network) conflist(m *node) (string, error) {
 	var ranges [][]map[string]string
-	routes := []map[string]string{{"dst": "0.0.0.0/0"}}
 	for _, cidr := range n.podCIDRs(m) {
 		ranges = append(ranges, []map[string]string{{"subnet": cidr}})
 	}
-	if n.dualStack {
-		routes = append(routes, map[string]string{"dst": "::/0"})
-	}
+	routes := each(n.families, map[string]string{"dst": "0.0.0.0/0"}, map[string]string{"dst": "::/0"})
 	plugin := map[string]any{"ipam": map[string]any{"type": "host-local", "ranges": ranges, "routes": routes}}
 	for key, value := range n.plugin {
 		plugin[key] = value

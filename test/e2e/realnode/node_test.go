@@ -56,6 +56,13 @@ func (c *cluster) addNode(ctx context.Context, name string) error {
 	if _, err := c.kube.client.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{}); err != nil {
 		return err
 	}
+	if c.network.daemon != nil {
+		for _, m := range c.nodes {
+			if err := m.forgetPods(c.nodes); err != nil {
+				return err
+			}
+		}
+	}
 	if err := n.on(); err != nil {
 		return err
 	}
@@ -119,45 +126,6 @@ func (n *node) off() error {
 
 func (n *node) cgroup() string { return n.cluster.run + "-" + n.Name }
 
-func (n *node) config() (machine.Config, error) {
-	key := n.cluster.kube.keys.path
-	conflist, err := n.cluster.network.conflist(n)
-	if err != nil {
-		return machine.Config{}, err
-	}
-	files := map[string]string{"10-pods.conflist": conflist, "containerd.toml": containerdConfig}
-	files["kubelet.yaml"] = fmt.Sprintf(kubeletConfig, dnsService, key(n.Name+".crt"), key(n.Name+".key"), key("ca.crt"))
-	if err := os.MkdirAll(filepath.Join(n.disk, "etc"), 0o755); err != nil {
-		return machine.Config{}, err
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(n.disk, "etc", name), []byte(content), 0o644); err != nil {
-			return machine.Config{}, err
-		}
-	}
-	addresses := n.IPv4.String()
-	if n.cluster.network.dualStack {
-		addresses += "," + n.IPv6.String()
-	}
-	etc := func(name string) string { return filepath.Join("/run/etc", name) }
-	containerd, err := exec.LookPath("containerd")
-	if err != nil {
-		return machine.Config{}, fmt.Errorf("%w (test/tools/setup.sh node installs it)", err)
-	}
-	return machine.Config{
-		Name: n.Name, Dir: n.disk, Cgroup: n.cgroup(),
-		Folders: map[string]string{"lib": "/var/lib", "varlog": "/var/log", "etc": "/run/etc"},
-		Files:   map[string]string{"/etc/resolv.conf": "nameserver " + n.cluster.kube.host.IPv4.String() + "\n"},
-		Programs: []machine.Program{
-			{Name: "containerd", Args: []string{containerd, "-c", etc("containerd.toml")}},
-			{Name: "kubelet", Args: []string{
-				n.cluster.program("kubelet"), "--config", etc("kubelet.yaml"), "--kubeconfig", key(n.Name + ".kubeconfig"),
-				"--hostname-override", n.Name, "--node-ip", addresses, "--v=2",
-			}},
-		},
-	}, nil
-}
-
 // command runs a program in the node's namespaces and returns what it printed.
 func (n *node) command(ctx context.Context, name string, args ...string) (string, error) {
 	enter := []string{"--target", strconv.Itoa(n.init.PID()), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", name}
@@ -219,62 +187,37 @@ func (n *node) ready(ctx context.Context) error {
 	})
 }
 
-// pod returns the network of a pod on this node, by its address.
-func (n *node) pod(name string, ipv4 netip.Addr) (*lab.Host, error) {
+// pod returns the network of a pod on this node, which it finds by the pod's address.
+func (n *node) pod(p *corev1.Pod) (*lab.Host, error) {
+	var ipv4, ipv6 netip.Addr
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err != nil {
+			return nil, fmt.Errorf("pod %s: %w", p.Name, err)
+		} else if a.Is4() {
+			ipv4 = a
+		} else {
+			ipv6 = a
+		}
+	}
+	address, err := netip.ParseAddr(p.Status.PodIP)
+	if err != nil {
+		return nil, fmt.Errorf("pod %s has no address yet: %s", p.Name, p.Status.Phase)
+	}
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/root/run/netns/*", n.init.PID()))
 	if err != nil {
 		return nil, err
 	}
 	for _, file := range files {
-		h, err := n.cluster.lab.Adopt(name, file, ipv4, netip.Addr{})
+		h, err := n.cluster.lab.Adopt(p.Name, file, ipv4, ipv6)
 		if err != nil {
 			return nil, err
 		}
-		if found, err := h.Holds(ipv4); err == nil && found {
+		if found, err := h.Holds(address); err == nil && found {
 			return h, nil
 		}
 		if err := h.Delete(); err != nil {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("pod %s: no network on node %s has its address %s", name, n.Name, ipv4)
+	return nil, fmt.Errorf("pod %s: no network on node %s has its address %s", p.Name, n.Name, address)
 }
-
-// containerdConfig lets containers have the OOM score that the kubelet wants only where the machine's root may give it.
-const containerdConfig = `version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
-[grpc]
-  address = "/run/containerd/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-  restrict_oom_score_adj = true
-  sandbox_image = "registry.test/pause:1"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "/run/etc"
-`
-
-// kubeletConfig has the DNS Service's address and the files of the kubelet's certificate, key and authority to fill in.
-const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-failCgroupV1: false
-failSwapOn: false
-cgroupDriver: cgroupfs
-enforceNodeAllocatable: []
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-volumePluginDir: /var/lib/kubelet/plugins
-clusterDomain: cluster.local
-clusterDNS: [%s]
-resolvConf: /etc/resolv.conf
-tlsCertFile: %s
-tlsPrivateKeyFile: %s
-authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %s}}
-authorization: {mode: Webhook}
-evictionHard: {memory.available: 50Mi, nodefs.available: 1%%, imagefs.available: 1%%}
-imageGCHighThresholdPercent: 100
-nodeStatusUpdateFrequency: 4s
-`

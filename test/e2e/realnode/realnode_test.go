@@ -11,8 +11,8 @@ import (
 // TestOneNode is the short form: Fairlead in kube-proxy's place on one node, by the README, a rolling update under load, and
 // some of Kubernetes' own specs if their program has been built.
 func TestOneNode(t *testing.T) {
-	if *conformance {
-		t.Skip("-conformance: only TestConformance")
+	if *conformance || *allNetworks {
+		t.Skip("only another test is asked for")
 	}
 	c := newCluster(t, 1, bridgeMasquerading)
 	c.startProxy(t, "fairlead")
@@ -58,10 +58,10 @@ var shortSpecs = []string{
 // place, Deployments change, a node is drained, Fairlead is upgraded and rolled back, a node is switched off and on, and
 // Fairlead is uninstalled.
 func TestLifecycle(t *testing.T) {
-	if testing.Short() || *conformance {
-		t.Skip("TestOneNode is the short form")
+	if testing.Short() || *conformance || *allNetworks {
+		t.Skip("only another test is asked for")
 	}
-	for _, n := range []network{bridgeMasquerading, pointToPoint.dual()} {
+	for _, n := range []network{bridgeMasquerading, pointToPoint.with(dualStack)} {
 		t.Run(n.name, func(t *testing.T) {
 			c := newCluster(t, 2, n)
 			if err := c.startKubeProxy(t.Context(), "iptables"); err != nil {

@@ -82,7 +82,7 @@ func (w workload) nodePort(n *node) netip.AddrPort {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return netip.AddrPortFrom(n.IPv4, uint16(s.Spec.Ports[0].NodePort))
+	return netip.AddrPortFrom(first(w.cluster.network.families, n.IPv4, n.IPv6), uint16(s.Spec.Ports[0].NodePort))
 }
 
 // startClients runs a pod on each node for the tests to dial from.
@@ -91,7 +91,7 @@ func (c *cluster) startClients(ctx context.Context) error {
 		manifest := fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: client-%[1]s}
+metadata: {name: client-%[1]s, labels: {app: client-%[1]s}}
 spec:
   nodeName: %[1]s
   terminationGracePeriodSeconds: 1
@@ -112,11 +112,7 @@ func (n *node) client(ctx context.Context) (*lab.Host, error) {
 		if err != nil {
 			return err
 		}
-		address, err := netip.ParseAddr(p.Status.PodIP)
-		if err != nil {
-			return fmt.Errorf("pod %s has no address yet: %s", p.Name, p.Status.Phase)
-		}
-		host, err = n.pod(p.Name, address)
+		host, err = n.pod(p)
 		return err
 	})
 	return host, err

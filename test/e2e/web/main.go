@@ -1,5 +1,5 @@
 // Command web is what the pods of the tests on real nodes run: it answers every request as the servers of server/lab do,
-// with its host's name and the address that it saw the client come from.
+// with its host's name and the address that it saw the client come from, and then with the request's body.
 //
 // It ends as a good server does: told to, it serves on for a while, because not every node knows yet that it is going,
 // then takes no new connections, and lets the requests under way finish.
@@ -9,6 +9,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -18,6 +19,9 @@ import (
 	"syscall"
 	"time"
 )
+
+// maxBody is the most bytes of a request's body that come back.
+const maxBody = 16 << 20
 
 func main() {
 	port := flag.Int("port", 8080, "TCP and UDP port")
@@ -51,7 +55,14 @@ func serve(port int, linger time.Duration) error {
 		Addr:              fmt.Sprintf(":%d", port),
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// The whole body is read before the answer starts: an HTTP/1.1 server need not do both at once.
+			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
 			fmt.Fprintln(w, name, clientOf(r.RemoteAddr))
+			_, _ = w.Write(body) // A client that has gone needs no answer.
 		}),
 	}
 	failed := make(chan error, 1)

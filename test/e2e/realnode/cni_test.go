@@ -95,7 +95,7 @@ func (d *daemon) addTo(n *node, files map[string]string, c *machine.Config) erro
 }
 
 // forgetPods removes from the node the ways to other nodes' pods that the lab has given it: finding them is the daemon's work.
-func (n *node) forgetPods(others []*node) error {
+func (n *node) forgetPods(all []*node) error {
 	return n.Do(func() error {
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 			routes, err := netlink.RouteList(nil, family)
@@ -103,8 +103,8 @@ func (n *node) forgetPods(others []*node) error {
 				return err
 			}
 			for _, r := range routes {
-				for _, o := range others {
-					if r.Dst == nil || r.Dst.String() != o.PodCIDR4.String() && r.Dst.String() != o.PodCIDR6.String() {
+				for _, o := range all {
+					if o == n || r.Dst == nil || r.Dst.String() != o.PodCIDR4.String() && r.Dst.String() != o.PodCIDR6.String() {
 						continue
 					}
 					if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,8 +27,9 @@ type daemon struct {
 // its plugin is no more than the bridge plugin, with the MTU of flannel's links.
 func flannel(backend string, masquerade bool, f families) network {
 	const file = "flannel-network"
-	config := fmt.Sprintf(`{"Network": %q, "EnableIPv6": %t, "IPv6Network": %q, "EnableIPv4": %t, "Backend": {"Type": %q}}`,
-		podCIDRs, f != onlyIPv4, podCIDRs6, f != onlyIPv6, backend)
+	// A family without a network gets no rules.
+	networks := strings.Join(each(f, fmt.Sprintf(`"Network": %q`, podCIDRs), fmt.Sprintf(`"IPv6Network": %q`, podCIDRs6)), ", ")
+	config := fmt.Sprintf(`{%s, "EnableIPv4": %t, "EnableIPv6": %t, "Backend": {"Type": %q}}`, networks, f != onlyIPv6, f != onlyIPv4, backend)
 	mtu := 1500
 	if backend == "vxlan" {
 		mtu -= 50 // Of a packet's 1500 bytes VXLAN's headers take 50.

@@ -36,7 +36,7 @@ func flannel(backend string, masquerade bool, f families) network {
 	}
 	n := network{
 		name:   "flannel " + backend + masqueraded(masquerade),
-		plugin: map[string]any{"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true, "mtu": mtu},
+		plugin: map[string]any{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "mtu": mtu},
 		daemon: &daemon{name: "flannel", files: map[string]string{file: config}},
 	}
 	n.daemon.args = func(m *node) []string {
@@ -53,7 +53,7 @@ func flannel(backend string, masquerade bool, f families) network {
 func kubeRouter(masquerade bool, f families) network {
 	n := network{
 		name:   "kube-router" + masqueraded(masquerade),
-		plugin: map[string]any{"type": "bridge", "bridge": "kube-bridge", "isDefaultGateway": true},
+		plugin: map[string]any{"type": "bridge", "bridge": "kube-bridge", "isGateway": true},
 		daemon: &daemon{name: "kube-router", writes: []string{"/etc/iproute2/rt_tables"}, enforces: true},
 	}
 	n.daemon.args = func(m *node) []string {

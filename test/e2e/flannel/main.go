@@ -115,4 +115,3 @@ func addRules(ctx context.Context, config *subnet.Config, network backend.Networ
 	rules.SetupAndEnsureForwardRules(ctx, config.Network, config.IPv6Network, resyncSeconds)
 	return nil
 }
-

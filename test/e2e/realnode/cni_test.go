@@ -60,6 +60,7 @@ func kubeRouter(masquerade bool, f families) network {
 		args := []string{
 			m.cluster.program("kube-router"), "--kubeconfig", m.cluster.kube.keys.path("admin.kubeconfig"), "--hostname-override", m.Name,
 			"--run-router", "--run-firewall", "--run-service-proxy=false", "--enable-cni=false",
+			"--routes-sync-period=5s", // A node that had no address yet when it was seen first becomes a peer then.
 			fmt.Sprintf("--enable-ipv4=%t", f != onlyIPv6), fmt.Sprintf("--enable-ipv6=%t", f != onlyIPv4), fmt.Sprintf("--enable-pod-egress=%t", masquerade),
 		}
 		for _, services := range each(f, serviceCIDR, serviceCIDR6) {

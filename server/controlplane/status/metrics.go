@@ -84,19 +84,19 @@ func typeLabel(typeURL string) attribute.KeyValue {
 func (t *Tracker) observe(meter metric.Meter) error {
 	var errs []error
 	var all []metric.Observable
-	gauge := func(name, unit, description string) metric.Float64ObservableGauge {
-		g, err := meter.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
+	gauge := func(name, description string) metric.Float64ObservableGauge {
+		g, err := meter.Float64ObservableGauge(name, metric.WithDescription(description))
 		errs, all = append(errs, err), append(all, g)
 		return g
 	}
 	var (
-		services  = gauge("fairlead.services", "", "Services that are forwarded.")
-		frontends = gauge("fairlead.frontends", "", "Addresses and ports that lead to a Service; those of NodePorts count once.")
-		endpoints = gauge("fairlead.endpoints", "", "Endpoints in all EndpointSlices.")
-		nodes     = gauge("fairlead.nodes", "", "Node objects.")
-		problems  = gauge("fairlead.problems", "", "What is wrong with objects, by reason; /debug/status names them.")
-		connected = gauge("fairlead.xds.clients", "", "Nodes that have a stream.")
-		streams   = gauge("fairlead.xds.subscriptions", "", "Types that streams subscribe to, by type of resource.")
+		services  = gauge("fairlead.services", "Services that are forwarded.")
+		frontends = gauge("fairlead.frontends", "Addresses and ports that lead to a Service; those of NodePorts count once.")
+		endpoints = gauge("fairlead.endpoints", "Endpoints in all EndpointSlices.")
+		nodes     = gauge("fairlead.nodes", "Node objects.")
+		problems  = gauge("fairlead.problems", "What is wrong with objects, by reason; /debug/status names them.")
+		connected = gauge("fairlead.xds.clients", "Nodes that have a stream.")
+		streams   = gauge("fairlead.xds.subscriptions", "Types that streams subscribe to, by type of resource.")
 	)
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		world := t.worldNow()

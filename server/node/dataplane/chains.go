@@ -55,6 +55,53 @@ func (t *Table) addInstances(tx *knftables.Transaction) {
 	}
 }
 
+// The way of a packet through the table inet fairlead. Base chains stand as "hook/priority name"; N is the number of an Envoy
+// instance, C a class (keep, masq, external), and (N, C) their mark.
+//
+// A client dials a frontend:
+//
+//	a pod of the node, or a host outside         a process of the node
+//	                │                                      │
+//	prerouting/mangle prerouting                 output/mangle output
+//	                └──────────────────┬───────────────────┘
+//	established        reply, no ct mark of Fairlead's ───────────────▶ accept
+//	     │             UDP of a client, ct mark not the current N's ──▶ lookup
+//	     │             ct mark (N, C): vmap @marks ──▶ to-N-C ────────▶ meta mark (N, C), accept
+//	     │             ct mark of an N that no longer exists, TCP ────▶ reset
+//	     │             another's established TCP connection ──────────▶ accept
+//	     ▼
+//	lookup-frontends, of the node's processes lookup-node-frontends: vmap by daddr, protocol and dport
+//	     │             a frontend with source ranges ──▶ ranged, node-ranged; a source in none ──▶ drop
+//	     │             another port of a cluster IP ──▶ refuse
+//	     │             no frontend ──▶ accept
+//	     ▼
+//	A-or-B             A for pods of the node, B for everybody outside; left out where both are one chain
+//	     ├─▶ C         ct mark and meta mark (N, C) of the current N, accept; drop while there is none
+//	     ├─▶ direct-C  meta mark (0, C), accept
+//	     ├─▶ refuse    TCP reset, or ICMP port unreachable
+//	     └─▶ none-local, drop
+//	accepted
+//	     ▼
+//	prerouting/dstnat nat-prerouting, output/dstnat nat-output
+//	     │             mark (0, C): vmap @direct, @direct-external ──▶ pick-SET: dnat to an endpoint
+//	     │             mark (N, C) and an address of the node: dnat to its alias in Envoy's namespace
+//	     ▼
+//	routing            mark (N, C): policy rule ──▶ veth of class C to Envoy N; all else: the main table
+//	     ├─▶ input/srcnat nat-input ──▶ a process of the node
+//	     └─▶ forward ──▶ postrouting/srcnat-10 nat-to-envoy ──▶ postrouting/srcnat nat-postrouting ──▶ Envoy, an endpoint
+//
+// Envoy N dials an endpoint, as the client by its veth of class keep, or as itself by that of class masq:
+//
+//	prerouting/mangle prerouting: vmap @veths ──▶ from-N-C: ct mark (N, C) if new, accept ──▶ the main table
+//	     ├─▶ input/srcnat nat-input ──▶ a process of the node
+//	     └─▶ forward ──▶ postrouting/srcnat nat-postrouting ──▶ an endpoint
+//
+// The way back, on which conntrack undoes what the nat chains did:
+//
+//	endpoint ──▶ prerouting, output: ct mark (N, C): vmap @marks ──▶ to-N-C ──▶ policy rule ──▶ veth of class C ──▶ Envoy N
+//	Envoy N ──▶ veth of class keep ──▶ prerouting: vmap @veths ──▶ from-N-keep: accept, no mark ──▶ the main table ──▶ client
+//	endpoint of direct-C ──▶ prerouting, output: a reply without a ct mark: accept ──▶ the main table ──▶ client
+
 // chains returns all chains.
 func (t *Table) chains() []chain {
 	all := t.verdictChains()
@@ -66,11 +113,11 @@ func (t *Table) chains() []chain {
 		t.natInput(), t.natToEnvoy(), t.natPostrouting())
 }
 
-// verdictChains returns the chains that a frontend's lookup ends in.
+// verdictChains returns the chains in which a frontend's lookup ends.
 func (t *Table) verdictChains() []chain {
 	var all []chain
 	for _, class := range frontendpb.Classes {
-		c := chain{name: class.Label(), rules: []string{count(counterWaiting) + " drop"}} // A client tries again until there is an Envoy.
+		c := chain{name: class.Label(), rules: []string{count(counterWaiting) + " drop"}} // The client retries until an Envoy is current.
 		if id := t.instances.Current; id != 0 {
 			c.rules = []string{t.setMark("ct mark", id, class), goTo(resumeName(id, class))}
 			if class == frontendpb.Class_KEEP {
@@ -100,7 +147,7 @@ func noteCaller() []string {
 }
 
 // instanceChains returns the chains of one Envoy instance, for the packets that belong to it and for those that it sends.
-// They exist for every possible Envoy instance, so that the rules that lead to them are all that changes.
+// They exist for every possible Envoy instance, so that a new one changes only the map elements that jump to them.
 func (t *Table) instanceChains(id envoyns.ID) []chain {
 	var all []chain
 	for _, class := range frontendpb.Classes {
@@ -110,7 +157,7 @@ func (t *Table) instanceChains(id envoyns.ID) []chain {
 		set := t.setMark("ct mark", id, class)
 		all = append(all, chain{name: sentName(id, class), rules: []string{
 			"ct state new " + set,
-			// Another Envoy may have had the same port for a flow that the kernel still remembers.
+			// conntrack may still hold a flow that another Envoy sent from the same port.
 			"meta l4proto udp ct direction original " + set,
 			"accept",
 		}})
@@ -118,7 +165,7 @@ func (t *Table) instanceChains(id envoyns.ID) []chain {
 	return all
 }
 
-// senders are the classes whose veths Envoy sends by. What it forwards for class external leaves by the veth of keep.
+// senders are the classes over whose veths Envoy sends. Connections of class external leave over the veth of class keep.
 var senders = []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_MASQ}
 
 func resumeName(id envoyns.ID, class frontendpb.Class) string {
@@ -129,36 +176,36 @@ func sentName(id envoyns.ID, class frontendpb.Class) string {
 	return "from-" + strconv.Itoa(int(id)) + "-" + class.Label()
 }
 
-// setMark returns a statement that sets Fairlead's bits of a mark and leaves the others.
+// setMark returns a statement that sets Fairlead's bits of a mark and keeps the others.
 func (t *Table) setMark(mark string, id envoyns.ID, class frontendpb.Class) string {
 	return fmt.Sprintf("%s set %s and %#x or %#x", mark, mark, ^t.config.Mask, t.config.Mark(id, class))
 }
 
-// established leads packets of connections that are decided already to where they were decided to go: of those that Envoy
-// has, by their mark, on both legs and in both directions; of others' TCP connections past the frontends, since a
-// Service that appears must not take over a connection that was there before it.
+// established returns the rules for packets of connections that are already decided. A connection through Envoy follows its
+// ct mark, on both legs and in both directions. Others' TCP connections are accepted before the lookup, since a Service that
+// appears must not take over a connection that existed before it.
 //
-// A UDP flow moves to a new Envoy with the next datagram of its client. The kernel remembers a flow long after its last
-// datagram, and another client may have its port by then: kept by their marks, flows would be lost when the old Envoy goes.
+// A UDP flow moves to a new Envoy with the next datagram of its client. conntrack holds a flow long after its last datagram,
+// and another client may have its port by then: flows that stayed with their marks would be lost when the old Envoy ends.
 func (t *Table) established(lookups string) []string {
 	var current []string
 	for _, class := range frontendpb.Classes {
 		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.instances.Current, class)))
 	}
 	return []string{
-		// An answer to the node, or to a pod, from a port that is also a NodePort's.
+		// A reply to the node, or to a pod, may come from a port that is also a NodePort.
 		fmt.Sprintf("ct direction reply ct mark and %#x == 0 accept", t.config.Mask),
 		fmt.Sprintf("meta l4proto udp ct direction original ct mark and %#x != { %s } goto %s", t.config.Mask, strings.Join(current, ", "), lookups),
 		fmt.Sprintf("ct mark and %#x vmap @%s", t.config.Mask, markMap),
-		// Its Envoy is gone: the peers learn at once.
+		// The Envoy instance no longer exists: the reset lets both peers notice at once.
 		fmt.Sprintf("ct mark and %#x != 0 meta l4proto tcp reject with tcp reset", t.config.Mask),
 		"meta l4proto tcp ct state established,related accept",
 		goTo(lookups),
 	}
 }
 
-// lookups find the frontend that a packet is addressed to. A cluster IP is nobody else's, so what is sent to a port that its
-// Service does not have is refused, as kube-proxy does.
+// lookups returns the chain that looks up the frontend of a packet's destination. A cluster IP belongs to its Service alone, so
+// a packet to a port that the Service does not have is refused, as kube-proxy does.
 func (t *Table) lookups(prefix string) chain {
 	c := chain{name: "lookup-" + prefix}
 	for _, ipv6 := range []bool{false, true} {
@@ -173,6 +220,8 @@ func (t *Table) lookups(prefix string) chain {
 	return c
 }
 
+// prerouting decides each packet that enters the node: it marks it for Envoy or for a direct endpoint, refuses it, drops it or
+// accepts it unchanged. Packets from Envoy's veths come first, since they must not be looked up again.
 func (t *Table) prerouting() chain {
 	c := chain{name: "prerouting", kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: knftables.ManglePriority}
 	c.rules = append(c.rules, "iifname vmap @"+vethMap)
@@ -180,7 +229,8 @@ func (t *Table) prerouting() chain {
 	return c
 }
 
-// output sees the packets of the node's own processes. A chain of type route has them routed again when a mark changed.
+// output decides each packet of the node's own processes, as prerouting does. It is of type route: the kernel routes a packet
+// again when its mark has changed.
 func (t *Table) output() chain {
 	return chain{name: "output", kind: knftables.RouteType, hook: knftables.OutputHook, priority: knftables.ManglePriority,
 		rules: t.established("lookup-" + own)}

@@ -9,11 +9,11 @@ import (
 
 // Names of the counters of what is not forwarded.
 const (
-	counterRefused      = "refused"      // No endpoint: the client is told at once.
-	counterDropped      = "dropped"      // None on this node, which the Service insists on.
+	counterRefused      = "refused"      // No endpoint: the client gets a reset or an ICMP error.
+	counterDropped      = "dropped"      // No endpoint on this node, as the Service's Local policy requires.
 	counterWaiting      = "no-envoy"     // No Envoy is ready on this node.
 	counterUnremembered = "unremembered" // Forwarded, but sessionAffinity has no room for the client.
-	counterOutside      = "out-of-range" // From a source that the Service's source ranges do not let in.
+	counterOutside      = "out-of-range" // From a source outside the Service's source ranges.
 )
 
 var counterNames = []string{counterRefused, counterDropped, counterWaiting, counterOutside, counterUnremembered}
@@ -21,7 +21,7 @@ var counterNames = []string{counterRefused, counterDropped, counterWaiting, coun
 // count returns a statement that counts a packet.
 func count(name string) string { return fmt.Sprintf("counter name %q", name) }
 
-// addCounters adds the counters, and leaves alone those that exist.
+// addCounters adds the counters; those that exist keep their values.
 func addCounters(tx *knftables.Transaction) {
 	for _, name := range counterNames {
 		tx.Add(&knftables.Counter{Name: name})
@@ -40,8 +40,8 @@ func NewCounters() (*Counters, error) {
 	return &Counters{nft}, nil
 }
 
-// Read returns how many packets were not forwarded since the table was made, by what became of them: refused, dropped,
-// no-envoy or out-of-range. A client that tries again counts again. Without a table there are none.
+// Read returns how many packets were not forwarded since the table was created, by reason: refused, dropped, no-envoy or
+// out-of-range. A client that retries counts again. Without a table it returns none.
 func (c *Counters) Read(ctx context.Context) (map[string]uint64, error) {
 	counters, err := c.nft.ListCounters(ctx)
 	if knftables.IsNotFound(err) {
@@ -59,8 +59,8 @@ func (c *Counters) Read(ctx context.Context) (map[string]uint64, error) {
 	return packets, nil
 }
 
-// Unremembered returns how many connections were forwarded without sessionAffinity, because their ServicePort has as many
-// clients already as are remembered. Without a table there are none.
+// Unremembered returns how many connections were forwarded without sessionAffinity, because the map of their ServicePort's
+// clients is full. Without a table it returns 0.
 func (c *Counters) Unremembered(ctx context.Context) (uint64, error) {
 	counters, err := c.nft.ListCounters(ctx)
 	if err != nil && !knftables.IsNotFound(err) {

@@ -12,17 +12,17 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Names of the maps from a frontend to its verdict: for packets that come to the node, and for those of the node's own
-// processes. Both exist for addresses and for NodePorts, of both families.
+// Names of the maps from a frontend to its verdict: for packets that enter the node, and for those of the node's own
+// processes. Both exist for addresses and for NodePorts, in both families.
 const (
 	incoming = "frontends"
 	own      = "node-frontends"
 	ports    = "-ports"
 
-	// aliasMap is the map from a frontend at an address of the node to what stands for the address in Envoy's namespace.
+	// aliasMap is the map from a frontend at an address of the node to the alias of that address in Envoy's namespace.
 	aliasMap = "aliases"
 
-	// clusterIPSet is the set of cluster IPs, whose other ports are refused.
+	// clusterIPSet is the set of cluster IPs: packets to their other ports are refused.
 	clusterIPSet = "cluster-ips"
 
 	// callerSet is the set of pairs of a caller's address with itself, see addMaps.
@@ -47,7 +47,7 @@ type element struct {
 	key   string // Parts joined by " . ".
 	value string // A verdict or an address; empty in a set.
 
-	addr netip.AddrPort // What UDP flows to it are addressed to; the zero Addr for a NodePort.
+	addr netip.AddrPort // The destination of UDP flows to it; the zero Addr for a NodePort.
 	udp  bool
 }
 
@@ -94,8 +94,8 @@ const (
 	drop   = "none-local"
 )
 
-// chainOf returns the chain that carries out a route. A class that this agent does not know, of a newer control plane, is
-// refused: a chain that does not exist would make the kernel refuse all that is committed with it.
+// chainOf returns the chain that implements a route. A class of a newer control plane, which this agent does not know, is
+// refused: with a jump to a chain that does not exist the kernel would refuse the whole transaction.
 func chainOf(r *frontendpb.Route, direct bool) string {
 	switch {
 	case r.GetVerdict() == frontendpb.Verdict_DROP:
@@ -110,7 +110,7 @@ func chainOf(r *frontendpb.Route, direct bool) string {
 	}
 }
 
-// byOrigin returns the chain that goes to one chain for pods and to another for everybody else.
+// byOrigin returns the name of the chain that goes to one chain for pods and to another for everybody else.
 func byOrigin(pod, outside string) string {
 	if pod == outside {
 		return pod
@@ -118,8 +118,8 @@ func byOrigin(pod, outside string) string {
 	return pod + "-or-" + outside
 }
 
-// origins returns the pairs of different chains that a frontend's routes from pods and from outside can end in: all of them,
-// so that no frontend can lead to a chain that does not exist.
+// origins returns the pairs of different chains in which a frontend's routes from pods and from outside can end: all of them,
+// so that no frontend can refer to a chain that does not exist.
 func origins() [][2]string {
 	var pairs [][2]string
 	for _, name := range []func(frontendpb.Class) string{frontendpb.Class.Label, directName} {

@@ -7,7 +7,7 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// mapTypes are the maps and the expressions that give them their types. Frontends alone change while nothing else does.
+// mapTypes are the maps of frontends and the expressions that give them their types.
 //
 // Every map and set of the table is declared by typeof, and no verdict map is anonymous: what nft 1.1 stores beside the
 // others makes the nft 1.0.6 of Debian 12 crash when it lists them, and with it a kube-proxy in nftables mode whose image

@@ -10,9 +10,10 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// natPrerouting rewrites the destination of connections to frontends at the node's own addresses, NodePorts and others: a
-// node's own address is always delivered to the node, whatever the packet's mark. The mark tells them from connections to the
-// node's own servers.
+// natPrerouting returns nat-prerouting or nat-output, which rewrite the destination of new connections: those of direct
+// frontends to an endpoint, and those to NodePorts and other frontends at the node's own addresses to an alias. The kernel
+// delivers packets to a node's own address to the node, whatever their mark, so Envoy would not get them without the alias.
+// The mark distinguishes these connections from those to the node's own servers.
 func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
 	c := chain{name: name, kind: knftables.NATType, hook: hook, priority: knftables.DNATPriority, rules: t.directRules()}
 	for _, ipv6 := range []bool{false, true} {
@@ -29,7 +30,8 @@ func (t *Table) natPrerouting(name string, hook knftables.BaseChainHook) chain {
 	return c
 }
 
-// natInput gives connections of class masq to the node's own servers a source that those can know.
+// natInput rewrites the source of connections of class masq to the node's own servers, to an address of the node, which
+// those servers can know.
 func (t *Table) natInput() chain {
 	c := chain{name: "nat-input", kind: knftables.NATType, hook: knftables.InputHook, priority: knftables.SNATPriority}
 	masqueraded := []string{fmt.Sprintf("meta mark and %#x == %#x", t.config.Mask, t.directMark(frontendpb.Class_MASQ))}
@@ -46,6 +48,8 @@ func (t *Table) natInput() chain {
 	return c
 }
 
+// natPostrouting masquerades connections that leave for an endpoint: those of class masq, and those of a pod to itself (see
+// addMaps).
 func (t *Table) natPostrouting() chain {
 	c := chain{name: "nat-postrouting", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority, rules: t.directSources()}
 	if len(t.instances.Live) == 0 {
@@ -59,9 +63,9 @@ func (t *Table) natPostrouting() chain {
 	return c
 }
 
-// natToEnvoy decides the source of what goes to Envoy. It comes before the chains of others: a CNI that masquerades what
-// pods send out of the pod network takes a cluster IP for an address out there. A source NAT to the packet's own source
-// changes nothing, and the kernel asks no later chain.
+// natToEnvoy sets the source of connections that go to Envoy, before the nat chains of others can: a CNI plugin that masquerades
+// what pods send out of the pod network takes a cluster IP for an address outside it. A source NAT to the packet's own source
+// changes nothing, and the kernel evaluates no later nat chain of the hook.
 func (t *Table) natToEnvoy() chain {
 	c := chain{name: "nat-to-envoy", kind: knftables.NATType, hook: knftables.PostroutingHook, priority: knftables.SNATPriority + " - 10"}
 	for _, class := range []frontendpb.Class{frontendpb.Class_KEEP, frontendpb.Class_EXTERNAL} {
@@ -71,7 +75,7 @@ func (t *Table) natToEnvoy() chain {
 			}
 		}
 	}
-	// Envoy sends datagrams on under the source that they came with, which must be one that leads back to its namespace.
+	// Envoy forwards datagrams with the source that they arrived with, so it must be one that the host routes back to Envoy.
 	for _, id := range t.instances.Live {
 		v4, v6 := envoyns.MasqueradeSource(id)
 		link := envoyns.LinkName(id, frontendpb.Class_MASQ)

@@ -8,11 +8,11 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// podLinkSet is the set of the links that pods send by.
+// podLinkSet is the set of the links over which pods send.
 const podLinkSet = "pod-links"
 
-// addPodLinks makes the kernel's set of pods' links what the node has. The set changes with each pod, so it is kept by its
-// elements, where all else that is known of the node rewrites the chains.
+// addPodLinks brings the kernel's set of pods' links up to date. The set changes with each pod, so a change updates its elements,
+// whereas every other change of the node rewrites the chains.
 func (t *Table) addPodLinks(tx *knftables.Transaction) {
 	set := &knftables.Set{Name: podLinkSet, TypeOf: "iifname"}
 	old := t.podLinks
@@ -33,7 +33,7 @@ func (t *Table) addPodLinks(tx *knftables.Transaction) {
 	}
 }
 
-// fromPods returns the matches of packets that a pod of this node sent: by its source, or by the link that it came by.
+// fromPods returns the matches of packets that a pod of this node sent: by their source, or by the link that they arrive on.
 func (t *Table) fromPods() []string {
 	var matches []string
 	for _, ipv6 := range []bool{false, true} {
@@ -44,6 +44,6 @@ func (t *Table) fromPods() []string {
 	for _, pattern := range t.node.PodInterfaces {
 		matches = append(matches, "iifname "+strconv.Quote(pattern))
 	}
-	// A link that leads to pods may lead on to others, which a pod that routes for them stands before.
+	// A link to a pod may also carry packets of others, if that pod routes for them: their sources are routed elsewhere.
 	return append(matches, "iifname @"+podLinkSet+" fib saddr . iif oif exists")
 }

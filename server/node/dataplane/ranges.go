@@ -10,11 +10,11 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// ranged names the maps from a frontend and a source range to the verdict of those who may dial, and the chain that looks
-// a source up in them. A frontend that everyone may dial is in none.
+// ranged is the name of the maps from a frontend and a source range to the verdict of clients in that range, and of the chain
+// that looks a source up in them. The maps hold no frontend that every source may dial.
 const ranged = "ranged"
 
-// limitedName returns the name of the chain, and of the maps but for their family, for the packets of a lookup.
+// limitedName returns the name of the chain, and of the maps without their family, for the packets of a lookup.
 func limitedName(lookup string) string {
 	if lookup == own {
 		return "node-" + ranged
@@ -37,8 +37,9 @@ func addRangeMaps(tx *knftables.Transaction) {
 	}
 }
 
-// rangeChain looks a source up: before any rewriting, so that it is the client's own. Who is in no range hears nothing, as
-// with kube-proxy: a load balancer's address is dialled from anywhere, and an answer would tell that it is in use.
+// rangeChain returns the chain that looks a source up, before any NAT, so that it is the client's own. A packet from a source in
+// no range is dropped without an answer, as kube-proxy does: anyone can dial a load balancer's address, and an answer would
+// disclose that it is in use.
 func rangeChain(lookup string) chain {
 	c := chain{name: limitedName(lookup)}
 	for _, ipv6 := range []bool{false, true} {
@@ -48,8 +49,8 @@ func rangeChain(lookup string) chain {
 	return c
 }
 
-// rangeElements turns the elements of a frontend's two lookups, with the verdicts of those who may dial, into elements that
-// look at the source first, and one for each source range.
+// rangeElements turns the elements of a frontend's two lookups, with the verdicts of clients that may dial, into elements that
+// jump to the check of the source, and one element for each source range.
 func rangeElements(elements []element, f *frontendpb.Frontend, node Node) []element {
 	var all []element
 	for i, lookup := range []string{incoming, own} {
@@ -64,8 +65,8 @@ func rangeElements(elements []element, f *frontendpb.Frontend, node Node) []elem
 	return all
 }
 
-// rangesOf returns the sources that may dial. A node to which the load balancer's address is assigned dials with that address as
-// its source, so where the node's own address may, so may those.
+// rangesOf returns the sources that may dial. A node that has the load balancer's address assigned dials with that address as
+// its source, so the ranges that contain the node's own address also allow the load balancer's.
 func rangesOf(l *frontendpb.Limited, node Node) []string {
 	all := slices.Clone(l.GetRanges())
 	var prefixes []netip.Prefix

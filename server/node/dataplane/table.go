@@ -1,8 +1,8 @@
-// Package dataplane keeps the host's nftables table: which address and port goes to which class of the current Envoy instance,
-// is refused or is dropped.
+// Package dataplane programs the host's nftables table: which address and port is forwarded to which class of the current Envoy
+// instance, forwarded directly, refused or dropped. A picture of a packet's way stands above the chains, in chains.go.
 //
-// Frontends, the node's addresses and the Envoy instances come in; one nftables transaction goes out per commit, holding
-// only what changed. The package owns its tables whole, and touches no other.
+// Frontends, the node's addresses and the Envoy instances come in; one nftables transaction goes out per commit, and it
+// contains only what changed. The package owns its tables entirely, and changes no other.
 package dataplane
 
 import (
@@ -30,16 +30,16 @@ type Node struct {
 	First     []netip.Addr  // The node's first address of each family, by which source ranges know it.
 	Aliases   []envoy.Alias // Of the node's own addresses that are frontends' addresses, too.
 
-	// Who counts as a pod of this node: whom any of these three names. Everybody else is outside.
+	// A packet comes from a pod of this node if any of these three matches it. All others come from outside.
 	Pods          []netip.Prefix // By source.
-	PodLinks      []string       // By the link, if the node also routes the source back by it.
-	PodInterfaces []string       // By the link alone; a name, or the beginning of names with a * behind it.
+	PodLinks      []string       // By the link, if the node also routes the source back over it.
+	PodInterfaces []string       // By the link alone; a name, or the beginning of names followed by a *.
 }
 
 // Instances are the Envoys of the node.
 type Instances struct {
-	Live    []envoyns.ID // Whose connections are to be kept, in order.
-	Current envoyns.ID   // Gets the new connections; 0: there is none, and they are dropped until there is one.
+	Live    []envoyns.ID // Those whose connections continue, in order.
+	Current envoyns.ID   // Gets the new connections; 0: there is none, and new connections are dropped.
 }
 
 // Table is the host's table. It is used by one goroutine.
@@ -58,11 +58,11 @@ type Table struct {
 	static   bool                 // The kernel has the chains of node and Envoy instances.
 	complete bool                 // The kernel has the table at all.
 
-	stale flowFilter   // Flows that are still to be forgotten.
-	later []laterFlows // Others' flows that are to be looked for again.
+	stale flowFilter   // Flows that conntrack still has to delete.
+	later []laterFlows // Others' flows to look for again.
 }
 
-// New returns a table that is not in the kernel before the first Commit. It fails when nft is missing or too old.
+// New returns a table that the first Commit writes to the kernel. It fails when nft is missing or too old.
 func New(config envoyns.Config) (*Table, error) {
 	nft, err := knftables.New(knftables.InetFamily, TableName)
 	if err != nil {
@@ -75,7 +75,7 @@ func newTable(config envoyns.Config, nft knftables.Interface) *Table {
 	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}, picks: newPicks()}
 }
 
-// SetFrontend makes f the frontend of that name with the next Commit; nil removes it.
+// SetFrontend has the next Commit set the frontend of that name to f; nil removes it.
 func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
 	t.picks.use(name, t.wanted[name], f)
 	if f == nil {
@@ -86,7 +86,7 @@ func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
 	t.changed[name] = true
 }
 
-// SetNode makes n what the table knows of the node with the next Commit.
+// SetNode has the next Commit program the table for node n.
 func (t *Table) SetNode(n Node) {
 	if !slices.Equal(n.Aliases, t.node.Aliases) || !slices.Equal(n.First, t.node.First) {
 		for name := range t.wanted {
@@ -99,14 +99,14 @@ func (t *Table) SetNode(n Node) {
 	t.node = n
 }
 
-// SetInstances makes g the node's Envoy instances with the next Commit.
+// SetInstances has the next Commit program the table for the Envoy instances g.
 func (t *Table) SetInstances(g Instances) {
 	if g.Current != t.instances.Current || !slices.Equal(g.Live, t.instances.Live) {
 		t.instances, t.static = g, false
 	}
 }
 
-// Forget makes the next Commit write the whole table, whatever the kernel has.
+// Forget has the next Commit write the whole table, whatever the kernel has.
 func (t *Table) Forget() { t.complete = false }
 
 // Dirty reports whether a Commit has anything to do.
@@ -114,15 +114,15 @@ func (t *Table) Dirty() bool {
 	return !t.complete || !t.static || len(t.changed) > 0 || len(t.picks.dirty) > 0 || !t.stale.empty() || !slices.Equal(t.podLinks, t.node.PodLinks)
 }
 
-// Commit makes the kernel's table what was set, in one transaction: a packet sees the old table or the new one. After an
-// error the kernel has the old one, and the next Commit writes the table anew.
+// Commit programs the kernel's table with what was set, in one transaction: a packet sees the old table or the new one. After
+// an error the kernel has the old one, and the next Commit writes the whole table again.
 func (t *Table) Commit(ctx context.Context) error {
 	if !t.Dirty() {
 		return nil
 	}
 	done, err := t.write(ctx, false)
 	if err != nil && !t.complete {
-		// What another version left in the kernel may be of a kind that cannot be changed.
+		// Another version may have left objects of a type that nft cannot change: replace the table.
 		done, err = t.write(ctx, true)
 	}
 	if err != nil {
@@ -146,11 +146,11 @@ func (t *Table) Commit(ctx context.Context) error {
 	return t.forgetFlows()
 }
 
-// Intact reports whether the kernel still has the chains and maps that the last Commit wrote, and the rules of those chains
-// that packets enter by. It does not look into the others, nor at elements: each look is a run of nft.
+// Intact reports whether the kernel still has the chains and maps that the last Commit wrote, and the rules of the base chains.
+// It checks neither the rules of other chains nor elements: each check is a run of nft.
 func (t *Table) Intact(ctx context.Context) bool {
 	if !t.complete {
-		return true // Nothing was written, or the next Commit writes it anew.
+		return true // Nothing was written, or the next Commit writes the whole table.
 	}
 	there, err := t.nft.List(ctx, "chains")
 	if err != nil {
@@ -176,7 +176,7 @@ func (t *Table) Intact(ctx context.Context) bool {
 	return err == nil && len(found) >= len(mapTypes)+len(instanceMaps)+2*len(t.picks.applied)
 }
 
-// Remove deletes the table from the kernel. That it is not there is no error.
+// Remove deletes the table from the kernel. It is no error if the kernel has none.
 func (t *Table) Remove(ctx context.Context) error {
 	t.complete = false
 	tx := t.nft.NewTransaction()
@@ -188,7 +188,7 @@ func (t *Table) Remove(ctx context.Context) error {
 	return nil
 }
 
-// Cleanup removes the agent's tables from the kernel, whoever wrote them.
+// Cleanup deletes the agent's tables from the kernel, whichever process wrote them.
 func Cleanup(ctx context.Context, config envoyns.Config) error {
 	t, err := New(config)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// write runs the transaction of a Commit. Unless it has to be replaced, a table that is there already is filled anew: the
-// kernel would detach a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
+// write runs the transaction of a Commit. An existing table is flushed and filled again unless it has to be replaced: the kernel
+// detaches a replaced table's chains from their hooks for a moment, and packets would pass without being masqueraded.
 func (t *Table) write(ctx context.Context, replace bool) (writeResult, error) {
 	tx := t.nft.NewTransaction()
 	var left []string
@@ -35,18 +35,18 @@ func (t *Table) write(ctx context.Context, replace bool) (writeResult, error) {
 	return done, t.nft.Run(ctx, tx)
 }
 
-// written is what a transaction wrote.
+// writeResult is what a transaction wrote.
 type writeResult struct {
-	elements       map[string][]element // Of the frontends that it looked at.
+	elements       map[string][]element // Of the frontends that it compared.
 	removed, added []element
 	picks          pickChange
 }
 
-// left returns the names of the chains and maps that are in the kernel's table already, if there is one.
+// left returns the names of the chains and maps that the kernel's table already has, if there is one.
 func (t *Table) left(ctx context.Context) []string {
 	chains, err := t.nft.List(ctx, "chains")
 	if err != nil {
-		return nil // There is no table, or the transaction fails, too.
+		return nil // There is no table, or the transaction fails as well.
 	}
 	maps, err := t.nft.List(ctx, "maps")
 	if err != nil {
@@ -56,7 +56,7 @@ func (t *Table) left(ctx context.Context) []string {
 }
 
 // addElements adds to tx what differs between the wanted frontends and the kernel's. It returns the elements of the
-// frontends that it looked at, and those that go and come.
+// frontends that it compared, and those that tx removes and adds.
 func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]element, removed, added []element) {
 	names := slices.Collect(maps.Keys(t.changed))
 	if !t.complete {
@@ -76,7 +76,7 @@ func (t *Table) addElements(tx *knftables.Transaction) (next map[string][]elemen
 		removed = append(removed, missing(old, elements)...)
 		added = append(added, missing(elements, old)...)
 	}
-	// A map takes no second value for a key: what goes is deleted before what comes is added.
+	// A map accepts no second value for a key: elements are deleted before others are added.
 	for _, e := range t.unused(removed) {
 		tx.Delete(e.nft())
 	}

@@ -13,15 +13,15 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// Bridge is a bridge that pods sit on.
+// Bridge is a bridge of the host that has pods as ports.
 type Bridge struct {
 	Name      string // The interface, such as cni0.
 	MAC       string
-	Endpoints []BridgeEndpoint // All that sit on it.
+	Endpoints []BridgeEndpoint // All that are behind its ports.
 }
 
-// setName returns the name of the set of a bridge's endpoints of a family. Names of links may have any character, those of
-// sets may not.
+// setName returns the name of the set of a bridge's endpoints of a family. It escapes the characters that a link's name may have
+// and a set's may not.
 func (b Bridge) setName(ipv6 bool) string {
 	var name strings.Builder
 	for _, r := range mapName("on-"+b.Name+"-", false, ipv6) {
@@ -34,14 +34,14 @@ func (b Bridge) setName(ipv6 bool) string {
 	return name.String()
 }
 
-// BridgeEndpoint is an endpoint that sits on a bridge.
+// BridgeEndpoint is an endpoint behind a port of a bridge.
 type BridgeEndpoint struct {
 	Protocol string // tcp or udp.
 	AddrPort netip.AddrPort
 }
 
-// key returns the endpoint as an element of a set. The protocol is a number, as nft lists it where the system has no
-// /etc/protocols, which the agent's image has not.
+// key returns the endpoint as an element of a set. The protocol is a number: nft lists it so on systems without /etc/protocols,
+// such as the agent's image.
 func (e BridgeEndpoint) key() []string {
 	protocol := protocolNumbers[e.Protocol]
 	if protocol == "" {
@@ -50,17 +50,17 @@ func (e BridgeEndpoint) key() []string {
 	return []string{e.AddrPort.Addr().String(), protocol, strconv.Itoa(int(e.AddrPort.Port()))}
 }
 
-// protocolNumbers are the numbers of the protocols that nft lists by name where it knows names.
+// protocolNumbers are the numbers of the protocols that nft lists by name on systems with /etc/protocols.
 var protocolNumbers = map[string]string{"tcp": "6", "udp": "17", "sctp": "132"}
 
-// same reports whether bridges have the names and hardware addresses of others. A bridge without an address of its own takes
-// that of a port, and another one when the port goes.
+// same reports whether two lists have bridges of the same names and hardware addresses. A bridge without a configured address
+// takes that of a port, and another when that port is removed.
 func same(a, b []Bridge) bool {
 	return slices.EqualFunc(a, b, func(x, y Bridge) bool { return x.Name == y.Name && x.MAC == y.MAC })
 }
 
-// SyncBridges makes the table for bridges, which was written for others or for none, that of these. It adds what endpoints are
-// new, and writes the rest only if the bridges are others: whoever watches the table looks at all of it then.
+// SyncBridges updates the table for bridges, which was last written for before, or never. It adds the new endpoints, and writes
+// chains and rules only if the bridges differ: each deletion makes Watch report the table.
 func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
 	if len(before) == 0 || !same(before, bridges) {
 		return writeBridges(ctx, bridges)
@@ -83,14 +83,14 @@ func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
 	return nil
 }
 
-// writeBridges writes the table that lifts the frames of endpoints on bridges to the host. Envoy dials an endpoint under its
-// client's address; if both sit on the same bridge, the endpoint's answer would cross the bridge straight to the client,
-// which never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that
-// it has.
+// writeBridges writes the table fairlead of family bridge, with two base chains:
 //
-// What the host then routes back to the bridge that it came from makes it tell the endpoint, by an ICMP redirect, to talk to
-// the client directly. Those redirects are dropped here: the sysctl send_redirects counts for IPv4 only, and only where it is
-// off for the whole host.
+//   - prerouting/dstnat delivers the frames of endpoints on bridges to the host. Envoy dials an endpoint under its client's
+//     address; if both are on the same bridge, the bridge would forward the endpoint's answer straight to the client, which
+//     never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that it has.
+//   - output/filter drops ICMP redirects. The host routes such an answer back to the bridge on which it arrived, and would send
+//     the endpoint a redirect to the client. The sysctl send_redirects covers IPv4 only, and only where it is off for the
+//     whole host.
 func writeBridges(ctx context.Context, bridges []Bridge) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
@@ -111,7 +111,7 @@ func writeBridges(ctx context.Context, bridges []Bridge) error {
 		tx.Flush(c)
 	}
 	for _, b := range bridges {
-		// The bridge's own set, since not every kernel can match the bridge that a frame crosses.
+		// Each bridge has its own sets, since not every kernel can match the bridge that a frame crosses.
 		set4, set6 := b.setName(false), b.setName(true)
 		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
 		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
@@ -131,8 +131,8 @@ func writeBridges(ctx context.Context, bridges []Bridge) error {
 	return nil
 }
 
-// BridgesIntact reports whether the kernel has what SyncBridges wrote for these bridges. What it has beside that is an
-// earlier agent's, of endpoints that may still answer.
+// BridgesIntact reports whether the kernel has what SyncBridges wrote for these bridges. Further elements are an earlier agent's,
+// of endpoints that may still answer.
 func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
@@ -164,7 +164,7 @@ func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
 	return true
 }
 
-// removeBridge deletes the bridge table. Where the kernel has no bridge family there is none to delete.
+// removeBridge deletes the bridge table. A kernel without the bridge family has none to delete.
 func removeBridge(ctx context.Context) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {

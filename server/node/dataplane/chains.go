@@ -141,7 +141,7 @@ func (t *Table) verdictChains() []chain {
 	return all
 }
 
-// noteCaller returns the rules that add a pair of the caller's address with itself to the callers.
+// noteCaller returns the rules that add the pair of a caller's address with itself to the set of callers, see addMaps.
 func noteCaller() []string {
 	return []string{"update @callers4 { ip saddr . ip saddr }", "update @callers6 { ip6 saddr . ip6 saddr }"}
 }

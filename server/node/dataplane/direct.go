@@ -9,11 +9,11 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// Class direct: the kernel chooses an endpoint and rewrites the destination to it; no Envoy takes part.
+// Direct frontends: the kernel chooses an endpoint and rewrites the destination to it; no Envoy takes part.
 //
-// A packet that begins a connection is looked up like any other, and ends in the chain of its route, which says by the
-// packet's mark which endpoints it may have and which source they see. The nat chains then look the frontend up once more,
-// and go to the chain that picks from those endpoints. All later packets follow the kernel's record of the connection.
+// A packet that begins a connection is looked up like any other, and ends in the chain of its route, which sets a mark: it says
+// which endpoints the connection may have and which source they see. The nat chains then look the frontend up once more, and
+// go to the chain that picks from those endpoints. conntrack applies the choice to all later packets of the connection.
 
 // Names of the maps from a direct frontend to the chain that picks an endpoint: one for the endpoints of the classes keep and
 // masq, and one for those of class external.
@@ -37,10 +37,10 @@ func directMapTypes() map[string]string {
 // directName returns the name of the chain of a direct route.
 func directName(class frontendpb.Class) string { return "direct-" + class.Label() }
 
-// directMark returns the mark of a packet that begins a direct connection: no Envoy instance has the number 0.
+// directMark returns the mark of a packet that begins a direct connection: it has the number 0, which no Envoy instance has.
 func (t *Table) directMark(class frontendpb.Class) uint32 { return t.config.Mark(0, class) }
 
-// directChains returns the chains of direct routes. Only packets are marked, no connections: those are decided once.
+// directChains returns the chains of direct routes. They mark the packet and not the connection, which is decided only once.
 func (t *Table) directChains() []chain {
 	var all []chain
 	for _, class := range frontendpb.Classes {
@@ -54,7 +54,7 @@ func (t *Table) directChains() []chain {
 	return all
 }
 
-// directRules lead packets that begin direct connections to the chains that pick.
+// directRules returns the rules by which packets that begin direct connections jump to the chains that pick an endpoint.
 func (t *Table) directRules() []string {
 	var rules []string
 	for _, m := range []struct {
@@ -79,8 +79,8 @@ func (t *Table) directRules() []string {
 	return rules
 }
 
-// directSources masquerade what a direct route asks for, and a pod that was led to itself. What the node sends itself has a
-// source that it knows.
+// directSources returns the rules that masquerade direct connections: those of class masq, and those of a pod to itself. A
+// connection over lo keeps its source: it is the node's own.
 func (t *Table) directSources() []string {
 	marked := func(class frontendpb.Class) string {
 		return fmt.Sprintf("meta mark and %#x == %#x", t.config.Mask, t.directMark(class))
@@ -92,7 +92,7 @@ func (t *Table) directSources() []string {
 	return rules
 }
 
-// directElements returns the elements that lead a direct frontend to the chains that pick. e has its key.
+// directElements returns the elements that map a direct frontend to the chains that pick an endpoint. e has its key.
 func directElements(e element, f *frontendpb.Frontend) []element {
 	var all []element
 	for name, set := range map[string]string{directMap: f.GetDirect().GetEndpoints(), directExternalMap: f.GetDirect().GetExternal()} {
@@ -119,7 +119,7 @@ func clientsMap(f *frontendpb.Frontend) string {
 	return nftName(clientsPrefix, name)
 }
 
-// routesOf returns the chains that carry out a frontend's routes, by origin.
+// routesOf returns the chains that implement a frontend's routes, by origin.
 func routesOf(f *frontendpb.Frontend) [3]string {
 	var chains [3]string
 	for origin, r := range envoy.Routes(f) {

@@ -15,29 +15,28 @@ import (
 	"github.com/fairlead/fairlead/translate/envoy"
 )
 
-// The kernel remembers how a UDP flow was decided for as long as datagrams follow each other, so one that was decided before
-// the table changed would never meet the new table:
+// conntrack keeps the decision for a UDP flow for as long as datagrams follow each other, so a flow that was decided before the
+// table changed would never be looked up in the new table:
 //
-//   - Flows to an element that went or was replaced are forgotten.
-//   - So are others' flows to an element that came: kube-proxy, from which the Service may come over, has rewritten their
-//     destination, and they would reach Envoy's namespace with a pod's address. What Fairlead forwards already is left alone,
-//     as after an agent's restart, when all elements come and none is new.
+//   - Commit deletes flows to an element that was removed or replaced.
+//   - It deletes others' flows to an element that was added: kube-proxy, from which the Service may come over, has rewritten their
+//     destination, and they would reach Envoy's namespace with a pod's address. Flows that Fairlead already forwards stay, as
+//     after an agent's restart, when every element is added and none is new.
 //
-// kube-proxy follows the same change some time later than Fairlead, and decides flows by its old rules until then. So others'
-// flows are looked for again.
+// kube-proxy applies the same change some time later than Fairlead, and decides flows by its old rules until then. So the agent
+// looks for others' flows again.
 
-// lookAgainAfter is when others' flows to a new element are looked for again: kube-proxy writes its rules at most once a
-// second unless it is told otherwise, and takes longer on a node with many Services.
+// lookAgainAfter is when the agent looks again for others' flows to a new element: kube-proxy writes its rules at most once a
+// second by default, and takes longer on a node with many Services.
 var lookAgainAfter = []time.Duration{2 * time.Second, 15 * time.Second}
 
-// laterFlows are others' flows that are looked for at a time.
+// laterFlows are others' flows to look for at one time.
 type laterFlows struct {
 	at    time.Time
 	flows flowFilter
 }
 
-// lookAgain plans to look again for others' flows to elements that came at a time. What is planned for the same second is one
-// look.
+// lookAgain plans to look again for others' flows to elements that were added now. Plans for the same second are one look.
 func (t *Table) lookAgain(added []element, now time.Time) {
 	if !slices.ContainsFunc(added, func(e element) bool { return e.udp }) {
 		return
@@ -52,7 +51,7 @@ func (t *Table) lookAgain(added []element, now time.Time) {
 	}
 }
 
-// NextLook returns when LookAgain has something to do; the zero time if nothing is planned.
+// NextLook returns when LookAgain is due; the zero time if nothing is planned.
 func (t *Table) NextLook() time.Time {
 	if len(t.later) == 0 {
 		return time.Time{}
@@ -60,7 +59,7 @@ func (t *Table) NextLook() time.Time {
 	return t.later[0].at
 }
 
-// LookAgain has the next Commit forget the flows that were to be looked for again by now.
+// LookAgain has the next Commit delete the flows whose planned look is due.
 func (t *Table) LookAgain(now time.Time) {
 	for len(t.later) > 0 && !t.later[0].at.After(now) {
 		t.stale.merge(t.later[0].flows)
@@ -68,7 +67,7 @@ func (t *Table) LookAgain(now time.Time) {
 	}
 }
 
-// forgetFlows deletes the kernel's record of the flows that are stale. After an error they still are.
+// forgetFlows deletes stale flows from conntrack. After an error they stay stale, so that the next Commit tries again.
 func (t *Table) forgetFlows() error {
 	if t.stale.empty() {
 		return nil
@@ -84,11 +83,11 @@ func (t *Table) forgetFlows() error {
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match)
 		if errors.Is(err, unix.ENOENT) {
-			// A flow ended by itself between being found and being deleted; whether all others were deleted, the error hides.
+			// A flow ended by itself between the listing and its deletion; the error hides whether all others were deleted.
 			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match)
 		}
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("forget UDP flows: %w", err))
+			errs = append(errs, fmt.Errorf("conntrack: delete UDP flows: %w", err))
 		}
 	}
 	if len(errs) == 0 {
@@ -97,16 +96,16 @@ func (t *Table) forgetFlows() error {
 	return errors.Join(errs...)
 }
 
-// flowFilter names UDP flows by where they were addressed to. The zero value names none.
+// flowFilter selects UDP flows by their original destination. The zero value selects none.
 type flowFilter struct {
-	all    map[netip.AddrPort]bool // Flows to these, and with the zero address to NodePorts.
-	others map[netip.AddrPort]bool // Of those to these only what others decided.
-	ended  map[netip.AddrPort]bool // Flows that the kernel led to these endpoints.
+	all    map[netip.AddrPort]bool // Flows to these; the zero address stands for NodePorts.
+	others map[netip.AddrPort]bool // Only those flows to these that others decided.
+	ended  map[netip.AddrPort]bool // Flows that the kernel forwards to these endpoints.
 }
 
 func (f *flowFilter) empty() bool { return len(f.all)+len(f.others)+len(f.ended) == 0 }
 
-// add adds the flows to elements that went, and those of others to elements that came.
+// add adds the flows to removed elements, and others' flows to added elements.
 func (f *flowFilter) add(removed, added []element) {
 	note := func(set *map[netip.AddrPort]bool, elements []element) {
 		for _, e := range elements {
@@ -122,7 +121,7 @@ func (f *flowFilter) add(removed, added []element) {
 	note(&f.others, added)
 }
 
-// end adds the flows that the kernel led to endpoints.
+// end adds the flows that the kernel forwards to endpoints.
 func (f *flowFilter) end(endpoints map[netip.AddrPort]bool) {
 	if f.ended == nil {
 		f.ended = map[netip.AddrPort]bool{}
@@ -130,7 +129,7 @@ func (f *flowFilter) end(endpoints map[netip.AddrPort]bool) {
 	maps.Copy(f.ended, endpoints)
 }
 
-// merge adds the others' flows that another filter names.
+// merge adds the others' flows that another filter selects.
 func (f *flowFilter) merge(o flowFilter) {
 	if f.others == nil {
 		f.others = map[netip.AddrPort]bool{}
@@ -138,13 +137,13 @@ func (f *flowFilter) merge(o flowFilter) {
 	maps.Copy(f.others, o.others)
 }
 
-// matcher tells which flows a filter names.
+// matcher matches the flows that a filter selects.
 type matcher struct {
 	flowFilter
 	mask      uint32
-	addresses []netip.Addr            // The node's, that NodePorts are served on.
-	aliases   []netip.Addr            // What Fairlead itself rewrites destinations to on the way to Envoy,
-	endpoints map[netip.AddrPort]bool // and without Envoy.
+	addresses []netip.Addr            // Those of the node on which NodePorts are served.
+	aliases   []netip.Addr            // The destinations that Fairlead rewrites to on the way to Envoy,
+	endpoints map[netip.AddrPort]bool // and those of direct frontends.
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -159,8 +158,8 @@ func (m matcher) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return named(m.all) || named(m.others) && !m.ours(flow, to, answering) || to != answering && m.ended[answering]
 }
 
-// ours reports whether a flow is one that Fairlead forwards: to Envoy, by its mark and with the destination it had or one of
-// Envoy's namespace, or rewritten to an endpoint.
+// ours reports whether Fairlead forwards a flow: to Envoy, with Fairlead's mark and the original destination or an alias in
+// Envoy's namespace, or directly, rewritten to an endpoint.
 func (m matcher) ours(flow *netlink.ConntrackFlow, to, answering netip.AddrPort) bool {
 	byEnvoy := flow.Mark&m.mask != 0 && (answering.Addr() == to.Addr() || slices.Contains(m.aliases, answering.Addr()))
 	return byEnvoy || to != answering && m.endpoints[answering]

@@ -19,9 +19,10 @@ const (
 	kubeProxyClusterIPs = "cluster-ips"
 )
 
-// DroppedByKubeProxy returns the cluster IPs of the table's frontends that kube-proxy in nftables mode, or what a dead one
-// left, drops, in order: for it an address that it does not know, such as that of a Service that it was told to leave alone, is
-// nobody's. Its chains stand in FORWARD and OUTPUT, where a packet on its way to Envoy passes.
+// DroppedByKubeProxy returns, in order, the cluster IPs of the table's frontends that the rules of a kube-proxy in nftables mode
+// drop, whether it still runs or only left its rules. kube-proxy drops packets to each address of the Service range that it does
+// not know, such as that of a Service with the label service.kubernetes.io/service-proxy-name. Its chains hook into forward and
+// output, which a packet passes on its way to Envoy.
 func (t *Table) DroppedByKubeProxy(ctx context.Context) ([]netip.Addr, error) {
 	var dropped []netip.Addr
 	for _, ipv6 := range []bool{false, true} {
@@ -65,7 +66,7 @@ func kubeProxyKnows(ctx context.Context, family knftables.Family) (known map[str
 	return known, true, nil
 }
 
-// notThere drops the error of what is not there.
+// notThere returns nil for the error of a chain or set that does not exist.
 func notThere(err error) error {
 	if err == nil || knftables.IsNotFound(err) || errors.Is(err, context.Canceled) {
 		return nil

@@ -7,11 +7,12 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// mapTypes are the maps of frontends and the expressions that give them their types.
+// mapTypes are the maps of frontends and the expressions that give them their types. A change of a frontend changes only their
+// elements.
 //
 // Every map and set of the table is declared by typeof, and no verdict map is anonymous: what nft 1.1 stores beside the
 // others makes the nft 1.0.6 of Debian 12 crash when it lists them, and with it a kube-proxy in nftables mode whose image
-// has that one.
+// contains that version.
 var mapTypes = map[string]string{
 	mapName(incoming, false, false): "ip daddr . meta l4proto . th dport : verdict",
 	mapName(incoming, false, true):  "ip6 daddr . meta l4proto . th dport : verdict",
@@ -25,17 +26,18 @@ var mapTypes = map[string]string{
 	mapName(aliasMap, false, true):  "ip6 daddr . meta l4proto . th dport : ip6 daddr",
 }
 
-// The maps of the living Envoy instances: from a connection's mark to its veth's chain, and from the veth by which Envoy sends.
+// The maps of the living Envoy instances: from a connection's mark to the chain of its veth, and from the veth over which Envoy
+// sends to the chain of its connections.
 const (
 	markMap = "marks"
 	vethMap = "veths"
 )
 
-// instanceMaps are the types of the maps that addChains fills.
+// instanceMaps are the types of the maps that addInstances fills.
 var instanceMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
 
-// addMaps adds the maps of frontends and the sets of pairs of equal addresses. A pod that dials a frontend enters its own
-// address in both halves; if Envoy then chooses that very pod, the packet's source and destination are such a pair.
+// addMaps adds the maps of frontends and the sets of callers. A packet of a pod that dials a frontend adds the pair of the pod's
+// address with itself; if Envoy then chooses that very pod as the endpoint, the packet's source and destination match the pair.
 func addMaps(tx *knftables.Transaction) {
 	for _, types := range []map[string]string{mapTypes, directMapTypes()} {
 		for name, kind := range types {

@@ -11,11 +11,11 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// maxClients bounds how many clients of one ServicePort are remembered. Beyond that connections are forwarded without memory.
+// maxClients bounds how many clients of one ServicePort the kernel remembers. It forwards further ones without sessionAffinity.
 const maxClients = 1 << 18
 
-// Prefixes of the names of what each set has: the chain that picks, the map from an endpoint's number to the endpoint, the map
-// from a place in 0, 1, … to an endpoint's number, and, for a ServicePort, the map from a client to an endpoint's number.
+// Prefixes of names. Each set has a chain that picks an endpoint, a map from an endpoint's number to the endpoint, and a map
+// from a slot 0, 1, … to an endpoint's number. A ServicePort has a map from a client to an endpoint's number.
 const (
 	pickPrefix      = "pick"
 	endpointsPrefix = "endpoints"
@@ -23,7 +23,7 @@ const (
 	clientsPrefix   = "clients"
 )
 
-// nftName returns a name that nft takes. Sets are named after a ServicePort, which has no dot.
+// nftName returns a name that nft accepts. Sets are named after a ServicePort, which has no dot.
 func nftName(prefix, name string) string { return prefix + "-" + strings.ReplaceAll(name, ":", ".") }
 
 func pickChain(set string) string    { return nftName(pickPrefix, set) }
@@ -32,15 +32,15 @@ func slotsMap(set string) string     { return nftName(slotsPrefix, set) }
 
 // pick is how the kernel picks from a set.
 type pick struct {
-	protocol string // In nft's spelling.
+	protocol string // As nft writes it.
 	ipv6     bool
-	clients  string // The map that remembers clients; empty: none does.
-	seconds  uint32 // For how long.
-	room     uint64 // For how many.
+	clients  string // The map of clients; empty: no sessionAffinity.
+	seconds  uint32 // How long a client is remembered.
+	room     uint64 // How many clients are remembered.
 	slots    []netip.AddrPort
 }
 
-// place puts the endpoints in the order that changes the fewest places: those that stay keep theirs, if there still is one.
+// place orders the endpoints so that the fewest slots change: an endpoint that stays keeps its slot, if that still exists.
 func (p *pick) place(before *pick) {
 	if before == nil {
 		return
@@ -69,7 +69,7 @@ func (p *pick) place(before *pick) {
 	p.slots = placed
 }
 
-// write adds to tx what differs from before, which is nil if the kernel has nothing that can be relied on.
+// write adds to tx what differs from before, which is nil if the kernel's content is unknown.
 func (p *pick) write(tx *knftables.Transaction, set string, before *pick, ids *ids) {
 	old := pick{}
 	if before != nil {
@@ -102,7 +102,7 @@ func (p *pick) write(tx *knftables.Transaction, set string, before *pick, ids *i
 		return
 	}
 	if p.clients != "" && old.clients != p.clients {
-		// Another agent's is as good: numbers follow from the endpoints.
+		// A map that an earlier agent left stays valid: numbers are derived from the endpoints.
 		tx.Add(&knftables.Map{
 			Name: p.clients, TypeOf: ip(p.ipv6) + " saddr : meta priority",
 			Flags: []knftables.SetFlag{knftables.DynamicFlag, knftables.TimeoutFlag}, Size: knftables.PtrTo(p.room),
@@ -118,7 +118,7 @@ func (p *pick) write(tx *knftables.Transaction, set string, before *pick, ids *i
 func (p *pick) create(tx *knftables.Transaction, set string) {
 	tx.Add(&knftables.Chain{Name: pickChain(set)})
 	for name, kind := range map[string]string{
-		// The protocol's own port: nft takes "th" for another protocol than the one that the rule matches.
+		// The protocol's own port: nft resolves "th" to another protocol than the one that the rule matches.
 		endpointsMap(set): fmt.Sprintf("meta priority : %s daddr . %s dport", ip(p.ipv6), p.protocol),
 		slotsMap(set):     "meta priority : meta priority",
 	} {
@@ -127,11 +127,11 @@ func (p *pick) create(tx *knftables.Transaction, set string) {
 	}
 }
 
-// rules pick an endpoint. Its number is kept in the packet's priority while the rules are gone through: of what a packet
-// carries, it is what the kernel sets anew when it forwards. A rule whose lookup finds nothing, or whose map is full, ends there.
+// rules returns the rules that pick an endpoint. They keep its number in the packet's priority, since the kernel sets that field
+// again when it forwards the packet. A rule ends at a lookup that finds nothing, or at an update of a map that is full.
 func (p *pick) rules(set string) []string {
 	if len(p.slots) == 0 {
-		return []string{count(counterDropped) + " drop"} // Its frontends are about to learn that there is none.
+		return []string{count(counterDropped) + " drop"} // A change of its frontends, which have no endpoint any more, follows.
 	}
 	source := ip(p.ipv6) + " saddr"
 	transport := "meta l4proto " + p.protocol
@@ -147,12 +147,12 @@ func (p *pick) rules(set string) []string {
 	remember := fmt.Sprintf("update @%s { %s timeout %ds : meta priority }", p.clients, source, p.seconds)
 	rules := []string{
 		strings.Join([]string{transport, recall, remember, rewrite}, " "),
-		// What is remembered is no endpoint of the set any more. An update would renew it, but not replace it.
+		// The remembered number is of no endpoint of the set any more. An update would renew the element, but not replace its value.
 		fmt.Sprintf("delete @%s { %s : 0 }", p.clients, source),
 	}
 	return append(append(rules, choose...),
 		remember,
-		// Another processor may have remembered another one in between.
+		// Another CPU may have remembered another endpoint in between.
 		strings.Join([]string{transport, recall, rewrite}, " "),
 		strings.Join([]string{count(counterUnremembered), transport, rewrite}, " "),
 		"drop")
@@ -166,8 +166,8 @@ func slotElement(set string, i int, e netip.AddrPort, ids *ids) *knftables.Eleme
 	return &knftables.Element{Map: slotsMap(set), Key: []string{fmt.Sprintf("%#x", i)}, Value: []string{ids.of(e)}}
 }
 
-// ids are the numbers of endpoints. A number follows from the endpoint, so that another agent, which finds clients remembered
-// by their endpoints' numbers, has the same; but for the few of which the same would follow.
+// ids are the numbers of endpoints. A number is the endpoint's hash, so that the next agent, which finds clients remembered by
+// the numbers of their endpoints, has the same ones. Only endpoints whose hashes collide may get others.
 type ids struct {
 	numbers map[netip.AddrPort]uint32
 	taken   map[uint32]bool
@@ -182,7 +182,7 @@ func (d *ids) of(e netip.AddrPort) string {
 		hash := fnv.New32a()
 		hash.Write([]byte(e.String()))
 		number = hash.Sum32()
-		// To nft 0 and the highest number are words.
+		// nft writes 0 and the highest number as words.
 		for number == 0 || number == ^uint32(0) || d.taken[number] {
 			number++
 		}
@@ -191,7 +191,7 @@ func (d *ids) of(e netip.AddrPort) string {
 	return fmt.Sprintf("%#x", number)
 }
 
-// keep forgets the numbers of endpoints that no pick has.
+// keep deletes the numbers of endpoints that no pick has.
 func (d *ids) keep(applied map[string]*pick) {
 	used := map[netip.AddrPort]bool{}
 	for _, p := range applied {

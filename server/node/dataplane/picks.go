@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// picks are the sets of endpoints that the kernel picks from.
+// picks are the sets of endpoints from which the kernel picks.
 type picks struct {
 	endpoints map[string][]netip.AddrPort                // By set's name; wanted.
 	users     map[string]map[string]*frontendpb.Frontend // By set's name, the frontends that pick from it, by name.
@@ -28,7 +28,7 @@ func newPicks() picks {
 	}
 }
 
-// SetEndpoints makes endpoints what direct frontends find in a set with the next Commit; none removes it.
+// SetEndpoints has the next Commit set the endpoints of a set of direct frontends; none removes it.
 func (t *Table) SetEndpoints(set string, endpoints []netip.AddrPort) {
 	if slices.Equal(t.picks.endpoints[set], endpoints) {
 		return
@@ -41,7 +41,7 @@ func (t *Table) SetEndpoints(set string, endpoints []netip.AddrPort) {
 	t.picks.dirty[set] = true
 }
 
-// use notes that a frontend, nil if there is none of that name any more, picks from other sets than before.
+// use records that a frontend, nil if it was removed, picks from other sets than before.
 func (p *picks) use(name string, before, after *frontendpb.Frontend) {
 	for _, set := range SetsOf(before) {
 		delete(p.users[set], name)
@@ -59,8 +59,8 @@ func (p *picks) use(name string, before, after *frontendpb.Frontend) {
 	}
 }
 
-// wanted returns how the kernel is to pick from a set, but for the order of the endpoints; nil if nobody does. A Service's
-// frontends agree; in the moment when only some of them have changed, the first by name counts.
+// wanted returns how the kernel has to pick from a set, without the order of the endpoints; nil if no frontend uses the set. A
+// Service's frontends agree; while only some of them have changed, the first by name counts.
 func (p *picks) wanted(set string) *pick {
 	users := p.users[set]
 	if len(users) == 0 {
@@ -79,7 +79,7 @@ func (p *picks) wanted(set string) *pick {
 	return w
 }
 
-// all returns the endpoints that the kernel picks from.
+// all returns the endpoints from which the kernel picks.
 func (p *picks) all() map[netip.AddrPort]bool {
 	all := map[netip.AddrPort]bool{}
 	for _, a := range p.applied {
@@ -92,13 +92,13 @@ func (p *picks) all() map[netip.AddrPort]bool {
 
 // pickChange is what a commit changes of the picks.
 type pickChange struct {
-	next  map[string]*pick        // Nil: nobody picks from the set any more.
-	ended map[netip.AddrPort]bool // Endpoints that UDP flows are not to go to any more.
-	left  []string                // Chains that another agent left, and nobody wants.
-	maps  []string                // The same of maps.
+	next  map[string]*pick        // Nil: no frontend picks from the set any more.
+	ended map[netip.AddrPort]bool // Endpoints to which UDP flows must not go any more.
+	left  []string                // Chains that an earlier agent left and no frontend uses.
+	maps  []string                // Maps of that kind.
 }
 
-// addPicks adds to tx what direct frontends lead to. left are the names of chains and maps that may be there from another agent.
+// addPicks adds to tx the chains and maps of direct frontends. left are the names of chains and maps of an earlier agent.
 func (t *Table) addPicks(tx *knftables.Transaction, left []string) pickChange {
 	p := &t.picks
 	names := slices.Collect(maps.Keys(p.dirty))
@@ -121,7 +121,7 @@ func (t *Table) addPicks(tx *knftables.Transaction, left []string) pickChange {
 	return c
 }
 
-// end notes the endpoints that UDP flows may still go to, but new ones do not.
+// end records the endpoints to which UDP flows may still go, although the set no longer has them.
 func (c *pickChange) end(before, after *pick) {
 	if before == nil || before.protocol != "udp" {
 		return
@@ -133,7 +133,7 @@ func (c *pickChange) end(before, after *pick) {
 	}
 }
 
-// leftovers finds what nobody wants of what another agent left.
+// leftovers finds the chains and maps of an earlier agent that no frontend uses.
 func (c *pickChange) leftovers(p *picks, left []string) {
 	known := map[string]bool{}
 	for set, users := range p.users {
@@ -153,7 +153,7 @@ func (c *pickChange) leftovers(p *picks, left []string) {
 	}
 }
 
-// removePicks adds to tx the end of what no frontend leads to any more.
+// removePicks adds to tx the deletion of chains and maps that no frontend uses any more.
 func (t *Table) removePicks(tx *knftables.Transaction, c pickChange) {
 	chains, gone := slices.Clone(c.left), slices.Clone(c.maps)
 	forgotten := map[string]bool{}
@@ -188,7 +188,7 @@ func (t *Table) removePicks(tx *knftables.Transaction, c pickChange) {
 	}
 }
 
-// commit notes that the kernel has a change.
+// commit records that the kernel has a change.
 func (p *picks) commit(c pickChange) {
 	for name, after := range c.next {
 		if after == nil {

@@ -44,6 +44,6 @@ func (t *Table) fromPods() []string {
 	for _, pattern := range t.node.PodInterfaces {
 		matches = append(matches, "iifname "+strconv.Quote(pattern))
 	}
-	// A link to a pod may also carry packets of others, if that pod routes for them: their sources are routed elsewhere.
+	// A pod may route for others, whose packets arrive on its link too: the node must also route the source back over the link.
 	return append(matches, "iifname @"+podLinkSet+" fib saddr . iif oif exists")
 }

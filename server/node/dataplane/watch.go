@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Numbers of linux/netfilter/nfnetlink.h and nf_tables.h that the system-call package lacks.
+// Numbers of linux/netfilter/nfnetlink.h and nf_tables.h that golang.org/x/sys/unix lacks.
 const (
 	tablesGroup = 7  // NFNLGRP_NFTABLES
 	tables      = 10 // NFNL_SUBSYS_NFTABLES
@@ -24,25 +24,25 @@ const (
 	deleteSet   = 11 // NFT_MSG_DELSET
 )
 
-// resubscribeAfter is how long Watch waits after an error that lasts, before it subscribes anew.
+// resubscribeAfter is how long Watch waits after an error before it subscribes again: a lasting error must not make it spin.
 const resubscribeAfter = time.Second
 
-// receiver is a subscription to the kernel's news.
+// receiver is a subscription to the kernel's netlink notifications.
 type receiver interface {
 	Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error)
 	Close()
 }
 
-// subscribe subscribes to the news of nftables.
+// subscribe subscribes to the notifications of nftables.
 func subscribe() (receiver, error) { return nl.Subscribe(unix.NETLINK_NETFILTER, tablesGroup) }
 
-// Watch sends to disturbed whenever something was deleted from the agent's table, be it by the agent itself, until ctx
-// ends. disturbed needs room for one; what is already told is not told again. An error is that of the first subscription.
+// Watch sends to disturbed whenever something was deleted from the agent's table, by whichever process, until ctx ends.
+// disturbed needs a buffer of one; Watch sends nothing while it is full. An error is that of the first subscription.
 func Watch(ctx context.Context, disturbed chan<- struct{}) error {
 	return watch(ctx, disturbed, subscribe, func() {})
 }
 
-// watch calls ready when nothing can escape it any more.
+// watch calls ready once it is subscribed.
 func watch(ctx context.Context, disturbed chan<- struct{}, subscribe func() (receiver, error), ready func()) error {
 	r, err := subscribe()
 	if err != nil {
@@ -59,12 +59,12 @@ func watch(ctx context.Context, disturbed chan<- struct{}, subscribe func() (rec
 		case <-time.After(resubscribeAfter):
 		}
 		if r, err = subscribe(); err == nil {
-			tell(disturbed) // Nothing was heard meanwhile.
+			tell(disturbed) // Deletions may have happened while there was no subscription.
 		}
 	}
 }
 
-// follow passes on what r receives until that fails, or ctx ends. It closes r.
+// follow reports the deletions that r receives until Receive fails or ctx ends. It closes r.
 func follow(ctx context.Context, disturbed chan<- struct{}, r receiver) {
 	stop := context.AfterFunc(ctx, r.Close)
 	defer func() {
@@ -78,7 +78,7 @@ func follow(ctx context.Context, disturbed chan<- struct{}, r receiver) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, unix.ENOBUFS):
-			tell(disturbed) // The kernel drops news when there are too many; any of them may have been about the table.
+			tell(disturbed) // The kernel drops notifications that do not fit the buffer; any of them may have been about the table.
 		case err != nil:
 			return
 		}
@@ -90,7 +90,7 @@ func follow(ctx context.Context, disturbed chan<- struct{}, r receiver) {
 	}
 }
 
-// tell sends unless there is word waiting already.
+// tell sends unless the buffer is full.
 func tell(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

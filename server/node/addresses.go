@@ -34,8 +34,8 @@ func (d *desiredState) addresses() []netip.Addr {
 	return addresses
 }
 
-// nodePortAddresses returns the addresses on which NodePorts are served: as kube-proxy's nftables mode does, the node's
-// first of each family, unless prefixes are configured.
+// nodePortAddresses returns the addresses on which the node serves NodePorts: as in kube-proxy's nftables mode, its first
+// of each family, unless prefixes are configured.
 func (d *desiredState) nodePortAddresses() []netip.Addr {
 	if len(d.config.NodePortAddresses) > 0 {
 		return localAddresses(d.config.NodePortAddresses)
@@ -73,5 +73,5 @@ func localAddresses(prefixes []netip.Prefix) []netip.Addr {
 	return found
 }
 
-// everything holds every address.
+// everything contains every address.
 var everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}

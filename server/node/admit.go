@@ -6,8 +6,8 @@ import (
 	"github.com/fairlead/fairlead/server/node/launcher"
 )
 
-// admit lets a new Envoy start. What was built for one that cannot, or whose proxy left meanwhile, is undone: it must not
-// take the place of an Envoy that lives.
+// admit joins a proxy's namespace to the node and lets its Envoy start. It removes the links again if the Envoy cannot start, or
+// if the proxy has hung up: a number without an Envoy must not become the current one.
 func (r *reconciler) admit(ctx context.Context, request *launcher.Request) {
 	id, err := r.instances.start(int(request.Namespace.Fd()), r.desired.addresses())
 	if err != nil {
@@ -16,7 +16,7 @@ func (r *reconciler) admit(ctx context.Context, request *launcher.Request) {
 	}
 	bootstrap, err := Bootstrap(r.config.Node, r.config.RunDir, id).JSON()
 	if err == nil {
-		// The table must know the Envoy instance's links before the first packet comes from them.
+		// The table must have the Envoy instance's links before the first packet arrives from them.
 		err = r.commit(ctx)
 	}
 	if err != nil {
@@ -26,19 +26,19 @@ func (r *reconciler) admit(ctx context.Context, request *launcher.Request) {
 	}
 	if err := request.Accept(bootstrap); err != nil {
 		r.instances.abort(id)
-		r.log.Warn("a proxy left before it was answered", "generation", id, "error", err)
+		r.log.Warn("a proxy hung up before the agent answered", "generation", id, "error", err)
 	}
 }
 
-// reject tells a proxy why its Envoy cannot start.
+// reject answers a proxy with the reason why its Envoy cannot start.
 func (r *reconciler) reject(request *launcher.Request, why error) {
 	r.log.Error("cannot start an Envoy", "error", why)
 	if err := request.Refuse(why); err != nil {
-		r.log.Warn("a proxy left before it was answered", "error", err)
+		r.log.Warn("a proxy hung up before the agent answered", "error", err)
 	}
 }
 
-// ackObserver wakes the reconciler when an Envoy answers.
+// ackObserver wakes the reconciler when an Envoy sends an ACK or NACK.
 type ackObserver struct{ *reconciler }
 
 // Acked implements cache.Observer.

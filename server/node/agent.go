@@ -1,9 +1,9 @@
-// Package node is Fairlead on a node: it takes what the control plane says of the node, serves it to the node's Envoys,
-// and leads the node's Service traffic to them.
+// Package node is the node agent: it subscribes to the node's resources at the control plane, serves xDS to the node's Envoys and
+// programs nftables, so that the kernel sends the node's Service traffic to them.
 //
-// In come resources over xDS, Envoys that ask for their namespace to be joined to the node, and the kernel's news. Out go
-// resources over a unix socket, links, routes and one nftables table, and an ACK to the control plane once the node really
-// forwards. It decides nothing about Services: that is done before.
+// In come resources over xDS, requests of proxies to join their namespaces to the node, and notifications of the kernel. Out go
+// resources over a unix socket, links, routes and nftables tables, and an ACK to the control plane once the node really
+// forwards. The agent decides nothing about Services: the control plane does.
 package node
 
 import (
@@ -35,40 +35,40 @@ import (
 	"github.com/fairlead/fairlead/translate/envoy"
 )
 
-// Config is what an agent needs.
+// Config configures an agent.
 type Config struct {
 	Node        string            // The node's name, as in its Node object.
-	Servers     []string          // The control plane's replicas, host:port; none if ServerEndpoints names them.
+	Servers     []string          // The control plane's replicas, host:port; empty if ServerEndpoints is set.
 	DialOptions []grpc.DialOption // Transport credentials and identity.
 
-	// Client asks the API server for the following two. It may be nil if neither is wanted.
+	// Client watches the following two at the API server. It may be nil if both are empty.
 	Client          kubernetes.Interface
-	ServerEndpoints ktypes.NamespacedName // The Service whose endpoints are the control plane's replicas; empty: Servers are.
-	DaemonSet       ktypes.NamespacedName // That of the agents, if any: when it is deleted and Run ends, the node is cleaned up.
+	ServerEndpoints ktypes.NamespacedName // The Service whose endpoints are the control plane's replicas; empty: Servers has them.
+	DaemonSet       ktypes.NamespacedName // That of the agents, if any: if it is deleted, Run cleans up the node at its end.
 
-	StateDir string // Where the last good state is kept. It must survive a restart of the node.
-	RunDir   string // Where the unix sockets are.
-	User     int    // Whom Envoy runs as, beside root the only one that the sockets are for.
+	StateDir string // Folder of the last good state. It must survive a restart of the node.
+	RunDir   string // Folder of the unix sockets.
+	User     int    // UID and GID that Envoy runs as; beside root only that user can connect to Envoy's sockets.
 	Admin    string // Address of health, metrics and status; empty for none.
-	Healthz  string // Address at which the node answers for its health as kube-proxy does; empty for none.
+	Healthz  string // Address at which the agent serves /healthz and /livez as kube-proxy does; empty for none.
 
 	EnvoyNS   envoyns.Config
 	Conntrack Conntrack
-	// Who counts as a pod of this node: by source, and by the link that packets come by, whose name may end in * for the rest
-	// of it. If both are empty, the sources that the Node object names, and those behind links that lead to pods.
+	// Packets count as those of the node's pods by their source, or by the link on which they arrive, whose name may end in *
+	// for any rest. If both are empty: by the Node object's prefixes, and by the links to pods.
 	PodCIDRs      []netip.Prefix
 	PodInterfaces []string
 
-	NodePortAddresses []netip.Prefix // NodePorts are served on the node's addresses in these; empty: on the Node's first address of each family.
+	NodePortAddresses []netip.Prefix // The node serves NodePorts on its addresses in these; empty: on the Node's first address of each family.
 
 	Traces  trace.TracerProvider // Nil means none.
 	Meters  metric.MeterProvider // Nil means none.
-	Metrics http.Handler         // What /metrics answers with; nil if Meters is.
+	Metrics http.Handler         // Serves /metrics; nil if Meters is nil.
 
 	Log *slog.Logger // Nil means slog.Default.
 }
 
-// ProxySocket returns the path of the socket at which an agent waits for proxies.
+// ProxySocket returns the path of the socket at which an agent accepts proxies.
 func ProxySocket(runDir string) string { return filepath.Join(runDir, "proxy.sock") }
 
 // XDSSocket returns the path of the socket at which an agent serves its Envoys.
@@ -79,14 +79,14 @@ func AdminSocket(runDir string, id envoyns.ID) string {
 	return filepath.Join(envoyDir(runDir), fmt.Sprintf("admin-%d.sock", id))
 }
 
-// statePath is the file that holds the last good state, and instancePath the one that remembers the current Envoy.
+// statePath is the file with the last good state, and instancePath the one with the number of the current Envoy.
 func statePath(stateDir string) string    { return filepath.Join(stateDir, "last-good") }
 func instancePath(stateDir string) string { return filepath.Join(stateDir, "generation") }
 
-// replicasPath is the file that remembers where the control plane's replicas are.
+// replicasPath is the file with the last known addresses of the control plane's replicas.
 func replicasPath(stateDir string) string { return filepath.Join(stateDir, "replicas") }
 
-// envoyDir is the folder that Envoy may write to.
+// envoyDir is the folder that Envoy may write to: it holds its admin sockets.
 func envoyDir(runDir string) string { return filepath.Join(runDir, "envoy") }
 
 // Agent is one node's agent.
@@ -97,14 +97,14 @@ type Agent struct {
 	reconciler *reconciler
 	xds        *xds.Server
 
-	replicas  *discovery.Replicas  // Nil if the addresses are given.
-	daemonSet *discovery.DaemonSet // Nil if the agent belongs to none.
+	replicas  *discovery.Replicas  // Nil if Config.Servers has the addresses.
+	daemonSet *discovery.DaemonSet // Nil without Config.DaemonSet.
 }
 
-// types are what the agent asks the control plane for, what is referred to before what refers to it.
+// types are the type URLs to which the agent subscribes, in order: a type comes before those that refer to it.
 var types = []string{envoy.NodeType, envoy.ClusterType, envoy.AssignmentType, envoy.FrontendType}
 
-// New returns an agent that has touched nothing but its state file.
+// New returns an agent. It makes the agent's folders and reads its files, and changes nothing else on the node.
 func New(config Config) (*Agent, error) {
 	if config.Node == "" {
 		return nil, errors.New("no node name: give the name of the Node object that the agent runs on")
@@ -151,7 +151,7 @@ func New(config Config) (*Agent, error) {
 	return a, nil
 }
 
-// askCluster prepares what the API server is asked about.
+// askCluster prepares the agent's watches of the API server.
 func (a *Agent) askCluster() {
 	if a.config.ServerEndpoints.Name != "" {
 		a.replicas = discovery.NewReplicas(discovery.ReplicasConfig{
@@ -164,8 +164,8 @@ func (a *Agent) askCluster() {
 	}
 }
 
-// Run serves the node until ctx ends, once no other agent does. What it built on the node stays: the node forwards without
-// its agent. Only when the agents' DaemonSet has been deleted nothing stays.
+// Run waits until no other agent serves the node, and then serves it until ctx ends. What it built on the node stays: the node
+// forwards without its agent. Only if the agents' DaemonSet has been deleted does Run remove everything.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	locked, err := lock(ctx, a.config.RunDir)
 	if err != nil {
@@ -182,7 +182,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 // serve runs all parts until ctx ends or one fails.
 func (a *Agent) serve(ctx context.Context) error {
 	if err := a.config.Conntrack.apply(); err != nil {
-		a.log.Warn("connection tracking is not set as configured", "error", err)
+		a.log.Warn("cannot configure connection tracking", "error", err)
 	}
 	proxies, err := listen(ProxySocket(a.config.RunDir), 0)
 	if err != nil {
@@ -219,7 +219,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	return group.Wait()
 }
 
-// makeFolders makes the folders of an agent, for root and, where it has to write, for Envoy's user.
+// makeFolders makes the folders of an agent: for root, and one in which Envoy's user writes.
 func makeFolders(config Config) error {
 	for _, dir := range []struct {
 		path string
@@ -235,8 +235,8 @@ func makeFolders(config Config) error {
 	return nil
 }
 
-// listen makes a unix socket that only one user, and root, can connect to, in the place of one that an earlier agent left
-// behind. It is made in a folder that only root can enter, since a socket's mode cannot be set before it listens.
+// listen listens on a unix socket to which only one user, and root, can connect. It replaces one that an earlier agent left. The
+// socket is made in a folder that only root can enter, since its mode cannot be set before it listens.
 func listen(path string, user int) (*net.UnixListener, error) {
 	private, err := os.MkdirTemp(filepath.Dir(path), ".")
 	if err != nil {
@@ -257,10 +257,10 @@ func listen(path string, user int) (*net.UnixListener, error) {
 }
 
 // Cleanup removes everything that agents made on this node: tables, links, routes, rules, sockets and the last good state.
-// Established connections through Fairlead end with it. It waits for an agent that still runs to end, until ctx does.
+// It ends established connections through Fairlead. It waits until no agent runs any more, or ctx ends.
 func Cleanup(ctx context.Context, config Config) error {
 	if _, err := os.Stat(config.RunDir); errors.Is(err, os.ErrNotExist) {
-		return cleanup(ctx, config) // Nobody can hold a lock.
+		return cleanup(ctx, config) // Without the folder no agent can hold the lock.
 	}
 	locked, err := lock(ctx, config.RunDir)
 	if err != nil {
@@ -269,7 +269,7 @@ func Cleanup(ctx context.Context, config Config) error {
 	return errors.Join(cleanup(ctx, config), locked.Close())
 }
 
-// cleanup is Cleanup for who holds the lock.
+// cleanup is Cleanup for a caller that holds the lock.
 func cleanup(ctx context.Context, config Config) error {
 	errs := []error{dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
 	for _, path := range []string{
@@ -278,7 +278,7 @@ func cleanup(ctx context.Context, config Config) error {
 	} {
 		errs = append(errs, os.RemoveAll(path))
 	}
-	// The folders may be mount points, or hold what is not ours: then they stay.
+	// The folders stay if they are mount points, or hold files that are not the agent's.
 	_, _ = os.Remove(config.RunDir), os.Remove(config.StateDir)
 	return errors.Join(errs...)
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/fairlead/fairlead/server/node/envoyns"
 )
 
-// bridged finds the endpoints that sit on this node's bridges.
+// bridged finds the endpoints behind this node's bridges.
 type bridged struct {
-	seen  []dataplane.BridgeEndpoint // Endpoints since the last look at the bridges.
+	seen  []dataplane.BridgeEndpoint // Endpoints that were added since bridges last listed the host's bridges.
 	known map[dataplane.BridgeEndpoint]bool
-	stale bool               // The kernel's table lacks something of what is known.
-	table []dataplane.Bridge // What the kernel's table was written for.
+	stale bool               // The kernel's table lacks some of the known endpoints.
+	table []dataplane.Bridge // The bridges for which the kernel's table was written.
 }
 
-// add takes the endpoints of an assignment in.
+// add adds the endpoints of an assignment.
 func (b *bridged) add(assignment string, endpoints []netip.AddrPort) {
 	protocol := "tcp"
 	switch {
@@ -35,8 +35,8 @@ func (b *bridged) add(assignment string, endpoints []netip.AddrPort) {
 	}
 }
 
-// bridges brings the table for pods on bridges up to date with the endpoints that were added. A node without such pods has
-// none. After an error the next call tries again.
+// bridges programs the table for bridges with the endpoints that were added. A node without pods on bridges has no such table.
+// After an error the next call retries.
 func (d *desiredState) bridges(ctx context.Context) error {
 	b := &d.bridged
 	if len(b.seen) == 0 && !b.stale {
@@ -64,9 +64,9 @@ func (d *desiredState) bridges(ctx context.Context) error {
 	return nil
 }
 
-// checkBridges finds out whether the table for pods on bridges is still what the bridges need: someone may have damaged it,
-// and a bridge without an address of its own takes that of a port, and another one when the port goes. Without cause to look at
-// the table itself it only looks at the bridges: pods that come and go are no cause.
+// checkBridges checks whether the table for bridges still is what the bridges need. Another program may have changed it, and a
+// bridge without a configured hardware address takes that of a port, and another when that port is removed. It reads the table
+// only if table is set, and else only lists the bridges: pods that start and end do not change the table.
 func (d *desiredState) checkBridges(ctx context.Context, table bool) error {
 	b := &d.bridged
 	if len(b.known) == 0 || b.stale {
@@ -88,7 +88,7 @@ func (d *desiredState) checkBridges(ctx context.Context, table bool) error {
 	return nil
 }
 
-// occupied returns the bridges that hold endpoints that are known, with these. Others are not Fairlead's business.
+// occupied returns the bridges that have known endpoints, with these. Fairlead leaves other bridges alone.
 func (b *bridged) occupied(bridges []dataplane.Bridge, subnets []subnet) []dataplane.Bridge {
 	for e := range b.known {
 		if i := bridgeOf(subnets, e); i >= 0 {
@@ -98,7 +98,7 @@ func (b *bridged) occupied(bridges []dataplane.Bridge, subnets []subnet) []datap
 	return slices.DeleteFunc(bridges, func(b dataplane.Bridge) bool { return len(b.Endpoints) == 0 })
 }
 
-// bridgeOf returns the place of the bridge that an endpoint sits on, or -1.
+// bridgeOf returns the index of the bridge that has an endpoint's subnet, or -1.
 func bridgeOf(subnets []subnet, e dataplane.BridgeEndpoint) int {
 	for _, s := range subnets {
 		if s.prefix.Contains(e.AddrPort.Addr()) {
@@ -108,7 +108,7 @@ func bridgeOf(subnets []subnet, e dataplane.BridgeEndpoint) int {
 	return -1
 }
 
-// subnet is a subnet of a bridge, by its place in the list.
+// subnet is a subnet of a bridge, which is given by its index in the list.
 type subnet struct {
 	prefix netip.Prefix
 	bridge int

@@ -10,22 +10,23 @@ import (
 	"time"
 )
 
-// Conntrack is what the agent sets of the kernel's connection tracking, as kube-proxy does and with its defaults. Zero leaves a
-// setting alone.
+// Conntrack is the agent's settings of the kernel's connection tracking, as kube-proxy has them. The agent does not change a
+// setting that is zero.
 type Conntrack struct {
-	MaxPerCore int // Connections that the kernel can track, for each core; it only ever raises what is set.
-	Min        int // And at least.
+	MaxPerCore int // Connections that the kernel can track, for each core; the agent only raises the limit.
+	Min        int // The least limit, whatever MaxPerCore.
 
-	TCPEstablishedTimeout time.Duration // After which an idle connection is forgotten.
-	TCPCloseWaitTimeout   time.Duration // And one that only one side has closed.
+	TCPEstablishedTimeout time.Duration // After which the kernel forgets an idle connection.
+	TCPCloseWaitTimeout   time.Duration // After which it forgets one that only one side has closed.
 }
 
-// DefaultConntrack is kube-proxy's. An hour of CLOSE_WAIT: a client may go on sending for long after the server has closed.
+// DefaultConntrack returns kube-proxy's defaults. CLOSE_WAIT lasts an hour: a client may go on sending long after the server has
+// closed.
 func DefaultConntrack() Conntrack {
 	return Conntrack{MaxPerCore: 32 << 10, Min: 128 << 10, TCPEstablishedTimeout: 24 * time.Hour, TCPCloseWaitTimeout: time.Hour}
 }
 
-// maxTracked bounds what MaxPerCore leads to on machines with many cores: an entry takes some 300 bytes.
+// maxTracked bounds the limit by MaxPerCore on machines with many cores: an entry takes some 300 bytes.
 const maxTracked = 1 << 20
 
 // limit returns how many connections the kernel should be able to track, or 0.
@@ -36,8 +37,8 @@ func (c Conntrack) limit(cores int) int {
 	return min(max(c.MaxPerCore*cores, c.Min), max(maxTracked, c.Min))
 }
 
-// apply sets what is to be set in the network namespace of the calling thread. The limit is the machine's, and cannot be
-// set where the node is itself a container.
+// apply writes the settings in the network namespace of the calling thread. The limit is the machine's, and an agent on a node
+// that is itself a container cannot set it.
 func (c Conntrack) apply() error {
 	var errs []error
 	if limit := c.limit(runtime.NumCPU()); limit > 0 {

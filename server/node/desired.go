@@ -20,27 +20,27 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// desiredState is what the control plane says of the node, and what follows from it on this one. It belongs to the reconciler.
+// desiredState is the node's resources from the control plane, and what the agent derives from them. The reconciler owns it.
 type desiredState struct {
 	config Config
 	log    *slog.Logger
 
-	self          *frontendpb.Node // Nil before the control plane has said.
+	self          *frontendpb.Node // Nil before the control plane has sent it.
 	frontends     map[string]*frontendpb.Frontend
 	clusters      map[string]string // The assignment of each cluster.
-	changed       map[string]bool   // Frontends that have not been set in the kernel's table.
+	changed       map[string]bool   // Frontends that are not yet set in the kernel's table.
 	receivedTypes map[string]bool   // Type URLs for which at least one response has arrived.
 	synced        bool              // The first complete table has been set.
 	bound         map[string]bool   // UDP frontends that have a listener.
 	listenersFor  listenerInputs    // What the listeners were made for.
-	outdated      bool              // The node's addresses or pods may be others than when the listeners were made.
+	outdated      bool              // The node's addresses or pods may have changed since the listeners were made.
 	aliases       aliases
 	bridged       bridged
 	checked       map[string]*frontendpb.Frontend // Those that carry a health check.
 	directs       directs
 
-	podLinks  []string       // The links that lead to pods, see podLinks.
-	podRoutes []netip.Prefix // Where those lead to beyond the prefixes that are known to be pods'.
+	podLinks  []string       // The links to pods, see the function podLinks.
+	podRoutes []netip.Prefix // Destinations of their routes outside the known prefixes of pods.
 }
 
 func newDesiredState(config Config, log *slog.Logger) *desiredState {
@@ -52,13 +52,13 @@ func newDesiredState(config Config, log *slog.Logger) *desiredState {
 	}
 }
 
-// nodeResource is a resource in the agent's own cache, the same for every Envoy of the node.
+// nodeResource is a resource in the agent's own cache, which is the same for every Envoy of the node.
 type nodeResource struct{ resource cache.Resource }
 
-// Variant implements cache.Unit.
+// Variant implements cache.Contribution.
 func (nodeResource) Variant(model.View) string { return "" }
 
-// Resources implements cache.Unit.
+// Resources implements cache.Contribution.
 func (u nodeResource) Resources(string) ([]cache.Resource, error) {
 	return []cache.Resource{u.resource}, nil
 }
@@ -66,14 +66,14 @@ func (u nodeResource) Resources(string) ([]cache.Resource, error) {
 // resourceID returns the ID of a resource in the agent's cache.
 func resourceID(typeURL, name string) string { return typeURL + " " + name }
 
-// set takes a resource in, and adds what Envoy is to be served of it to resources.
+// set stores a resource, and adds to resources what the agent has to serve to Envoy of it.
 func (d *desiredState) set(typeURL string, r upstream.Resource, resources map[string]cache.Contribution) {
 	d.receivedTypes[typeURL] = true
 	switch typeURL {
 	case envoy.FrontendType:
 		f := &frontendpb.Frontend{}
 		if err := r.Any.UnmarshalTo(f); err != nil {
-			d.log.Error("unreadable frontend", "name", r.Name, "error", err)
+			d.log.Error("cannot unmarshal a frontend", "name", r.Name, "error", err)
 			return
 		}
 		d.frontends[r.Name] = f
@@ -81,7 +81,7 @@ func (d *desiredState) set(typeURL string, r upstream.Resource, resources map[st
 	case envoy.NodeType:
 		self := &frontendpb.Node{}
 		if err := r.Any.UnmarshalTo(self); err != nil {
-			d.log.Error("unreadable node", "name", r.Name, "error", err)
+			d.log.Error("cannot unmarshal the node", "name", r.Name, "error", err)
 			return
 		}
 		if r.Name == d.config.Node && !proto.Equal(self, d.self) {
@@ -95,26 +95,26 @@ func (d *desiredState) set(typeURL string, r upstream.Resource, resources map[st
 			d.directs.set(r.Name, endpoints)
 		case envoy.ClusterType:
 			cluster := &clusterpb.Cluster{}
-			if err := r.Any.UnmarshalTo(cluster); err == nil { // Envoy rejects one that is not, and that is reported.
+			if err := r.Any.UnmarshalTo(cluster); err == nil { // Envoy NACKs a cluster that cannot be unmarshalled, and the agent logs that.
 				d.clusters[r.Name] = cluster.GetEdsClusterConfig().GetServiceName()
 			}
 		}
 		resource, err := cache.ReceivedResource(&discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Any})
 		if err != nil {
-			d.log.Error("unusable resource", "type", typeURL, "error", err)
+			d.log.Error("cannot serve a resource to Envoy", "type", typeURL, "error", err)
 			return
 		}
 		resources[resourceID(typeURL, r.Name)] = nodeResource{resource}
 	}
 }
 
-// remove forgets a resource, and adds what Envoy is to lose to removals.
+// remove deletes a resource, and adds to removals what the agent has to remove from Envoy.
 func (d *desiredState) remove(typeURL, name string, removals map[string]cache.Contribution) {
 	switch typeURL {
 	case envoy.FrontendType:
 		delete(d.frontends, name)
 		d.changed[name] = true
-	case envoy.NodeType: // A node that was deleted still has pods; it forwards until its agent is taken away.
+	case envoy.NodeType: // A node that was deleted may still have pods; it forwards until its agent is removed.
 	default:
 		switch typeURL {
 		case envoy.ClusterType:
@@ -126,7 +126,7 @@ func (d *desiredState) remove(typeURL, name string, removals map[string]cache.Co
 	}
 }
 
-// requires returns the clusters that the changed frontends are forwarded by, with their assignments.
+// requires returns the clusters to which the changed frontends send traffic, with their assignments.
 func (d *desiredState) requires() map[string]string {
 	needs := map[string]string{}
 	for name := range d.changed {
@@ -139,11 +139,11 @@ func (d *desiredState) requires() map[string]string {
 	return needs
 }
 
-// isSynced reports whether the kernel's table knows the frontends. One that does not would lead traffic nowhere, while that
-// of an earlier agent may still be in place.
+// isSynced reports whether the frontends have been set in the kernel's table. A table without them would forward nothing, while
+// that of an earlier agent may still be in the kernel.
 func (d *desiredState) isSynced() bool { return d.synced }
 
-// apply tells the kernel's table of the frontends that changed.
+// apply sets the changed frontends in the kernel's table.
 func (d *desiredState) apply(table *dataplane.Table) {
 	for _, name := range slices.Sorted(maps.Keys(d.changed)) {
 		f := d.frontends[name]
@@ -160,7 +160,7 @@ func (d *desiredState) apply(table *dataplane.Table) {
 	d.synced = d.synced || d.receivedTypes[envoy.FrontendType]
 }
 
-// dataplaneNode returns what the kernel's table needs to know of the node.
+// dataplaneNode returns the node's addresses and pods for the kernel's table.
 func (d *desiredState) dataplaneNode() dataplane.Node {
 	return dataplane.Node{
 		Addresses: d.nodePortAddresses(), First: d.firstAddresses(), Aliases: d.listenersFor.aliases,
@@ -168,8 +168,8 @@ func (d *desiredState) dataplaneNode() dataplane.Node {
 	}
 }
 
-// checks returns what load balancers that ask are to be told: on the addresses of NodePorts, as kube-proxy does. Where two
-// Services want one port, the first by name has it.
+// checks returns the answers to load balancers' health checks: on the addresses of NodePorts, as kube-proxy does. If two
+// Services want one port, the first by name gets it.
 func (d *desiredState) checks() map[netip.AddrPort]healthcheck.Check {
 	checks := map[netip.AddrPort]healthcheck.Check{}
 	if len(d.checked) == 0 {

@@ -11,11 +11,11 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// directs sets the endpoints that direct frontends choose from in the kernel's table.
+// directs sets the endpoints of direct frontends in the kernel's table.
 type directs struct {
 	assignments map[string][]netip.AddrPort // The endpoints of each assignment, in order.
-	changed     map[string]bool             // Assignments that have changed since they were set in the table.
-	sets        map[string][]string         // The assignments that a frontend needs, by the frontend's name.
+	changed     map[string]bool             // Assignments that have changed since apply set them in the table.
+	sets        map[string][]string         // The assignments that a frontend uses, by the frontend's name.
 	applied     map[string]bool             // Assignments that are set in the table.
 	reflectors  reflectors
 }
@@ -24,19 +24,19 @@ func newDirects() directs {
 	return directs{assignments: map[string][]netip.AddrPort{}, changed: map[string]bool{}, sets: map[string][]string{}, applied: map[string]bool{}, reflectors: reflectors{}}
 }
 
-// set takes the endpoints of an assignment in.
+// set stores the endpoints of an assignment.
 func (d *directs) set(name string, endpoints []netip.AddrPort) {
 	d.assignments[name] = endpoints
 	d.changed[name] = true
 }
 
-// remove forgets an assignment.
+// remove deletes an assignment.
 func (d *directs) remove(name string) {
 	delete(d.assignments, name)
 	d.changed[name] = true
 }
 
-// use notes what a frontend, nil if there is none of that name, needs.
+// use records which assignments a frontend, nil if it was removed, uses.
 func (d *directs) use(name string, f *frontendpb.Frontend) {
 	if f.GetDirect() == nil {
 		delete(d.sets, name)
@@ -45,7 +45,7 @@ func (d *directs) use(name string, f *frontendpb.Frontend) {
 	}
 }
 
-// apply sets in the table what changed.
+// apply sets the changed assignments in the table.
 func (d *directs) apply(table *dataplane.Table) {
 	needed := map[string]bool{}
 	for _, sets := range d.sets {
@@ -69,7 +69,7 @@ func (d *directs) apply(table *dataplane.Table) {
 func endpointsOf(a *anypb.Any) []netip.AddrPort {
 	assignment := &endpointpb.ClusterLoadAssignment{}
 	if a.UnmarshalTo(assignment) != nil {
-		return nil // Envoy rejects one that cannot be read, and that is reported.
+		return nil // Envoy NACKs an assignment that cannot be unmarshalled, and the agent logs that.
 	}
 	var all []netip.AddrPort
 	for _, locality := range assignment.GetEndpoints() {

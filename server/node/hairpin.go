@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reflectors are the bridges' ports that send a frame back to where it came from.
+// reflectors are the ports of bridges that are in hairpin mode: they send a frame back on the port on which it arrived.
 type reflectors map[int]bool // By the link's index.
 
-// reflect lets pods on bridges reach themselves by a direct frontend. Where netfilter sees what a bridge forwards, a packet
-// whose destination becomes a pod of the same bridge does not leave the bridge; and a bridge sends nothing back by the port that
-// it came by, unless that port is told to. CNI plugins have an option for it (hairpinMode), since kube-proxy asks for the same.
+// reflect sets hairpin mode on the bridges' ports, so that pods on bridges reach themselves by a direct frontend. Where netfilter
+// sees what a bridge forwards, a packet that is rewritten to a pod of the same bridge does not leave the bridge; and a bridge
+// sends a frame back on the port on which it arrived only in hairpin mode. CNI plugins have an option for it (hairpinMode), since
+// kube-proxy needs the same.
 func (r reflectors) reflect() error {
 	links, err := envoyns.Undisturbed(netlink.LinkList)
 	if err != nil {

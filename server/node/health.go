@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// stallTimeout is how long a change may wait for the node before the node counts as unhealthy: kube-proxy's, which is twice
-// its sync period.
+// stallTimeout is how long a change may be pending before the node is unhealthy: as for kube-proxy, which waits twice its sync
+// period.
 const stallTimeout = time.Minute
 
-// proxyHealth is the answer of kube-proxy's /healthz and /livez, which load balancers and probes read.
+// proxyHealth is the body of kube-proxy's /healthz and /livez, which load balancers and probes read.
 type proxyHealth struct {
 	LastUpdated  time.Time               `json:"lastUpdated"`
 	CurrentTime  time.Time               `json:"currentTime"`
@@ -24,7 +24,7 @@ type proxyHealth struct {
 	Status       map[string]familyHealth `json:"status"`
 }
 
-// familyHealth is the health of an address family. A change is written for both at once, so they do not differ.
+// familyHealth is the health of an address family. One commit writes both families, so they do not differ.
 type familyHealth struct {
 	LastUpdated time.Time `json:"lastUpdated"`
 	Healthy     bool      `json:"healthy"`
@@ -42,14 +42,14 @@ func (s *Status) proxyHealth(now time.Time) proxyHealth {
 		h.Status[family] = familyHealth{s.LastUpdated, healthy}
 	}
 	if healthy {
-		h.LastUpdated = now // What it always was while all is well, before kube-proxy wrote only changes.
+		h.LastUpdated = now // kube-proxy reports the present time while it is healthy, as it did when it synced periodically.
 	}
 	return h
 }
 
-// proxyHealthHandler answers as kube-proxy does: /healthz says whether load balancers may send new connections to the node,
-// /livez whether its proxy works. A node that is being deleted, or that the cluster autoscaler has marked for it, finishes
-// what it has but should get nothing new.
+// proxyHealthHandler answers as kube-proxy does: /healthz reports whether load balancers may send new connections to the node,
+// /livez whether its proxy works. A node that is being deleted, or that the cluster autoscaler has marked for deletion, finishes
+// its connections but should get no new ones.
 func proxyHealthHandler(status func() *Status) http.Handler {
 	answer := func(w http.ResponseWriter, h proxyHealth, good bool) {
 		w.Header().Set("Content-Type", "application/json")
@@ -57,7 +57,7 @@ func proxyHealthHandler(status func() *Status) http.Handler {
 		if !good {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_ = json.NewEncoder(w).Encode(h) // Only fails when nobody reads any more.
+		_ = json.NewEncoder(w).Encode(h) // It fails only if the client has disconnected.
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -73,7 +73,7 @@ func proxyHealthHandler(status func() *Status) http.Handler {
 	return mux
 }
 
-// serveProxyHealth answers on kube-proxy's health port until ctx ends. As long as kube-proxy itself has the port it waits.
+// serveProxyHealth serves kube-proxy's health port until ctx ends. It waits while kube-proxy itself listens there.
 func serveProxyHealth(ctx context.Context, address string, handler http.Handler, log *slog.Logger) error {
 	l, err := listenPatiently(ctx, address, log)
 	if l == nil {
@@ -83,12 +83,12 @@ func serveProxyHealth(ctx context.Context, address string, handler http.Handler,
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("answer for the node's health on %s: %w", address, err)
+		return fmt.Errorf("serve the node's health on %s: %w", address, err)
 	}
 	return nil
 }
 
-// listenPatiently listens on a TCP address, and tries again each second while somebody else does. It returns nil once ctx ends.
+// listenPatiently listens on a TCP address, and retries each second while another process does. It returns nil once ctx ends.
 func listenPatiently(ctx context.Context, address string, log *slog.Logger) (net.Listener, error) {
 	again := time.NewTicker(retryInterval)
 	defer again.Stop()
@@ -98,7 +98,7 @@ func listenPatiently(ctx context.Context, address string, log *slog.Logger) (net
 			return l, nil
 		}
 		if first {
-			log.Warn("cannot answer for the node's health yet; trying again each second (does kube-proxy still run?)", "address", address, "error", err)
+			log.Warn("cannot serve the node's health; retrying each second (does kube-proxy still run?)", "address", address, "error", err)
 		}
 		select {
 		case <-ctx.Done():

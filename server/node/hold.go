@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead/fairlead/translate/envoy"
 )
 
-// start takes in how the node forwarded last.
+// start loads how the node forwarded last: the Envoys that run, and the last good state.
 func (r *reconciler) start() error {
 	if err := r.instances.adopt(); err != nil {
 		return err
@@ -30,17 +30,17 @@ func (r *reconciler) start() error {
 	return nil
 }
 
-// startupHold is what is not served yet after the agent's start. An Envoy and a table that an earlier agent left are newer than the
-// last good state on disk, which is written a moment after the node forwards by it: they are only replaced by what a control
-// plane has to add to that state, or when none answers. And Envoys are not served a world without Services, of which they
-// would forget theirs.
+// startupHold holds what the agent does not serve yet after its start. An Envoy and a table that an earlier agent left are newer
+// than the last good state on disk, which upstream writes a moment after the node forwards by it: the agent replaces them only
+// once a control plane has added to that state, or when none answers. Nor does it serve Envoys an empty set of resources, for
+// which they would drop their own.
 type startupHold struct {
 	resources map[string]cache.Contribution
-	running   []envoyns.ID // Envoys that were running.
+	running   []envoyns.ID // Envoys that ran when the agent started.
 	until     time.Time
 }
 
-// over reports whether there is nothing more to wait for.
+// over reports whether the agent has nothing more to wait for.
 func (h *startupHold) over(known bool, live []envoyns.ID, up upstream.Status) bool {
 	running := slices.ContainsFunc(h.running, func(id envoyns.ID) bool { return slices.Contains(live, id) })
 	switch {
@@ -49,23 +49,23 @@ func (h *startupHold) over(known bool, live []envoyns.ID, up upstream.Status) bo
 	case !running || time.Now().After(h.until):
 		return true
 	default:
-		// What a control plane has to add follows at once when a stream opens; that it has nothing, it does not say.
+		// A control plane sends its responses at once when a stream opens; it sends none if it has nothing to add.
 		return up.Connected && time.Since(up.Since) > settleTime
 	}
 }
 
-// serveHeld serves what was held, if there is nothing more to wait for.
+// serveHeld publishes the held resources once the hold is over.
 func (r *reconciler) serveHeld(ctx context.Context) {
 	if r.hold == nil || !r.hold.over(r.desired.receivedTypes[envoy.FrontendType], r.instances.live, r.upstream.Status()) {
 		return
 	}
-	_ = r.commitBridges(ctx) // The commit tries again, and says so.
+	_ = r.commitBridges(ctx) // An error is logged, and the commit retries.
 	r.pending.seq = r.cache.Publish(cache.Update{Contributions: r.hold.resources})
 	r.pending.deadline = time.Now().Add(envoyTimeout)
 	r.hold = nil
 }
 
-// holdTimer returns a channel that fires when it is worth looking whether the hold is over.
+// holdTimer returns a channel that fires when the agent is to check whether the hold is over.
 func (r *reconciler) holdTimer() <-chan time.Time {
 	if r.hold == nil || !r.desired.receivedTypes[envoy.FrontendType] {
 		return nil

@@ -18,13 +18,13 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// instances are the node's Envoys. It belongs to the reconciler.
+// instances are the node's Envoy instances. The reconciler owns them.
 type instances struct {
 	config  Config
 	log     *slog.Logger
-	live    []envoyns.ID // Whose links are there, in order.
+	live    []envoyns.ID // Those whose links exist, in order.
 	current envoyns.ID   // 0: none.
-	last    envoyns.ID   // The number given out last.
+	last    envoyns.ID   // The number that was assigned last.
 }
 
 // applied is cache.Cache.Applied.
@@ -34,15 +34,15 @@ func newInstances(config Config, log *slog.Logger) *instances {
 	return &instances{config: config, log: log}
 }
 
-// Bootstrap returns what an Envoy instance is started with.
+// Bootstrap returns the bootstrap configuration of an Envoy instance.
 func Bootstrap(node, runDir string, id envoyns.ID) envoy.Bootstrap {
 	return envoy.Bootstrap{Node: envoyID(node, id), Instance: int(id), XDSSocket: XDSSocket(runDir), AdminSocket: AdminSocket(runDir, id)}
 }
 
-// envoyID returns the node id under which an Envoy instance asks for its resources.
+// envoyID returns the node id with which an Envoy instance subscribes to its resources.
 func envoyID(node string, id envoyns.ID) string { return node + "/" + strconv.Itoa(int(id)) }
 
-// adopt finds the Envoys that an earlier agent left running. The current one goes on being it: the kernel leads to it.
+// adopt finds the Envoys that an earlier agent left running. The current one stays current: the kernel sends connections to it.
 func (i *instances) adopt() error {
 	live, err := envoyns.Existing()
 	if err != nil {
@@ -51,7 +51,7 @@ func (i *instances) adopt() error {
 	i.live = live
 	content, err := os.ReadFile(instancePath(i.config.StateDir))
 	if err != nil {
-		return nil // A first start, or nothing to remember.
+		return nil // This is the first start, or no Envoy was current.
 	}
 	id, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err == nil && slices.Contains(live, envoyns.ID(id)) {
@@ -74,11 +74,11 @@ func (i *instances) start(ns int, addresses []netip.Addr) (envoyns.ID, error) {
 	i.last = id
 	i.live = append(i.live, id)
 	slices.Sort(i.live)
-	i.log.Info("an Envoy starts", "generation", id)
+	i.log.Info("an Envoy instance starts", "generation", id)
 	return id, nil
 }
 
-// abort undoes start for an Envoy that will never start.
+// abort undoes start for an Envoy that does not start.
 func (i *instances) abort(id envoyns.ID) {
 	if err := envoyns.Remove(i.config.EnvoyNS, id); err != nil {
 		i.log.Error("cannot remove what was built for an Envoy that did not start", "generation", id, "error", err)
@@ -86,7 +86,7 @@ func (i *instances) abort(id envoyns.ID) {
 	i.live = slices.DeleteFunc(i.live, func(l envoyns.ID) bool { return l == id })
 }
 
-// free returns a number that no living Envoy has, or 0.
+// free returns a number that no live Envoy has, or 0.
 func (i *instances) free() envoyns.ID {
 	for n := range envoyns.MaxID {
 		if id := (i.last+n)%envoyns.MaxID + 1; !slices.Contains(i.live, id) {
@@ -107,9 +107,9 @@ func (i *instances) removeDead() {
 		if slices.Contains(live, id) {
 			continue
 		}
-		i.log.Info("an Envoy is gone", "generation", id, "current", id == i.current)
+		i.log.Info("an Envoy instance has ended", "generation", id, "current", id == i.current)
 		if err := envoyns.Remove(i.config.EnvoyNS, id); err != nil {
-			i.log.Error("cannot remove what is left of an Envoy", "generation", id, "error", err)
+			i.log.Error("cannot remove the links and routes of an Envoy instance that has ended", "generation", id, "error", err)
 		}
 		if id == i.current {
 			i.current = 0
@@ -118,20 +118,20 @@ func (i *instances) removeDead() {
 	i.live = slices.DeleteFunc(i.live, func(id envoyns.ID) bool { return !slices.Contains(live, id) })
 }
 
-// repair puts back what someone removed of the living Envoys' links.
+// repair restores the addresses, routes and rules of the live Envoys' links.
 func (i *instances) repair() {
 	for _, id := range i.live {
 		if err := envoyns.Repair(i.config.EnvoyNS, id); err != nil {
-			i.log.Error("cannot repair a generation", "generation", id, "error", err)
+			i.log.Error("cannot repair the routes of an Envoy instance", "generation", id, "error", err)
 		}
 	}
 }
 
-// hasResources reports whether an Envoy instance has everything up to seq.
+// hasResources reports whether an Envoy instance has acknowledged its resources of all types up to publish seq.
 func (i *instances) hasResources(id envoyns.ID, seq uint64, applied applied) bool {
 	for _, typeURL := range []string{envoy.ClusterType, envoy.AssignmentType, envoy.ListenerType} {
 		if applied(envoyID(i.config.Node, id), typeURL) < seq {
-			// An Envoy without a single cluster never asks for assignments.
+			// An Envoy without clusters never subscribes to assignments.
 			if typeURL != envoy.AssignmentType || applied(envoyID(i.config.Node, id), typeURL) != 0 {
 				return false
 			}
@@ -140,8 +140,8 @@ func (i *instances) hasResources(id envoyns.ID, seq uint64, applied applied) boo
 	return true
 }
 
-// candidate returns the newest Envoy if it is not the current one, or 0. Numbers are given out in turn, so the newest is the
-// first that lives going back from the last. That the very last has died must not keep the one before it waiting.
+// candidate returns the newest live Envoy if it is not the current one, or 0. Numbers are assigned in turn, so the newest is the
+// first live one counting back from the last number. If the last Envoy has died, the one before it is the candidate.
 func (i *instances) candidate() envoyns.ID {
 	age := func(id envoyns.ID) envoyns.ID { return (i.last - id + envoyns.MaxID) % envoyns.MaxID }
 	if len(i.live) == 0 {
@@ -154,30 +154,30 @@ func (i *instances) candidate() envoyns.ID {
 	return newest
 }
 
-// promote makes a new Envoy the current one as soon as it has its resources and takes connections of every class.
+// promote makes a new Envoy the current one as soon as it has acknowledged its resources and accepts connections of every class.
 func (i *instances) promote(applied applied) {
 	id := i.candidate()
 	if id == 0 || !i.hasResources(id, 1, applied) {
 		return
 	}
 	if err := probe(id); err != nil {
-		i.log.Debug("a new Envoy does not take connections yet", "generation", id, "error", err)
+		i.log.Debug("a new Envoy instance does not accept connections yet", "generation", id, "error", err)
 		return
 	}
 	i.makeCurrent(id)
 }
 
-// makeCurrent has the kernel send new connections to an Envoy instance.
+// makeCurrent has the next commit send new connections to an Envoy instance.
 func (i *instances) makeCurrent(id envoyns.ID) {
 	i.current = id
-	i.log.Info("new connections go to an Envoy", "generation", id)
+	i.log.Info("the kernel sends new connections to another Envoy instance", "generation", id)
 	if err := os.WriteFile(instancePath(i.config.StateDir), []byte(strconv.Itoa(int(id))), 0o600); err != nil {
-		i.log.Error("cannot remember the current Envoy for the next start", "error", err)
+		i.log.Error("cannot write the number of the current Envoy for the next start", "error", err)
 	}
 }
 
-// probeTimer returns a channel that fires when a new Envoy is worth another try: it has its resources, but its workers do not
-// listen yet, of which nothing tells.
+// probeTimer returns a channel that fires when a new Envoy is to be probed again: it has acknowledged its resources, but its
+// workers may not listen yet, and no event reports when they do.
 func (i *instances) probeTimer(applied applied) <-chan time.Time {
 	if id := i.candidate(); id != 0 && i.hasResources(id, 1, applied) {
 		return time.After(probeInterval)
@@ -185,7 +185,7 @@ func (i *instances) probeTimer(applied applied) <-chan time.Time {
 	return nil
 }
 
-// probe dials the listener of every class on the way that Service traffic takes.
+// probe dials the listener of every class over the veth that carries its Service traffic.
 func probe(id envoyns.ID) error {
 	for _, class := range frontendpb.Classes {
 		for _, probe := range envoyns.ProbeAddresses(id, class) {
@@ -199,7 +199,7 @@ func probe(id envoyns.ID) error {
 	return nil
 }
 
-// dataplane returns what the kernel's table needs to know.
+// dataplane returns the instances for the kernel's table.
 func (i *instances) dataplane() dataplane.Instances {
 	return dataplane.Instances{Live: slices.Clone(i.live), Current: i.current}
 }

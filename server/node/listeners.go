@@ -12,15 +12,15 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// listenerInputs is what, beside its frontend, a listener is made from.
+// listenerInputs are the inputs, beside its frontend, from which the agent makes a listener.
 type listenerInputs struct {
 	pods    []netip.Prefix
 	aliases []envoy.Alias
 }
 
-// listeners adds Envoy's listeners that are not there yet or are to be different to resources, and those that are not needed any
-// more to removals. They are made here rather than by the control plane because they depend on the node: on which sources are
-// pods there, and which addresses are its own.
+// listeners adds Envoy's new and changed listeners to resources, and those that are no longer needed to removals. The agent makes
+// them rather than the control plane because they depend on the node: on which sources are its pods, and which addresses are
+// its own.
 func (d *desiredState) listeners(resources, removals map[string]cache.Contribution) {
 	if len(d.changed) == 0 && !d.outdated {
 		return
@@ -59,13 +59,14 @@ func listens(f *frontendpb.Frontend) bool {
 func (d *desiredState) addListener(name string, l proto.Message, resources map[string]cache.Contribution) {
 	resource, err := cache.NewResource(envoy.ListenerType, name, l)
 	if err != nil {
-		d.log.Error("unusable listener", "name", name, "error", err)
+		d.log.Error("cannot serve a listener to Envoy", "name", name, "error", err)
 		return
 	}
 	resources[resourceID(envoy.ListenerType, name)] = nodeResource{resource}
 }
 
-// aliases numbers the node's own addresses that are frontends' addresses, too. A number is kept: connections go on.
+// aliases numbers the node's own addresses that are frontends' addresses, too. An address keeps its number, since connections
+// use it.
 type aliases struct{ numbers map[netip.Addr]int }
 
 // find returns the aliases that frontends need, in order of their numbers. It is never nil.

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockPath is the file whose lock a node's agent holds.
+// lockPath is the file on which a node's agent holds a lock.
 func lockPath(runDir string) string { return filepath.Join(runDir, "agent.lock") }
 
-// lockPoll is how often a lock that another holds is tried again.
+// lockPoll is how often lock retries while another process holds the lock.
 const lockPoll = 100 * time.Millisecond
 
-// lock waits until no other agent serves or cleans this node. The kernel gives the lock back when its process ends, in
-// whatever way. Close gives it back before. The error is ctx's when that ends first.
+// lock waits until no other agent serves or cleans up this node, and takes the lock. Close releases it, and the kernel does when
+// the process ends, in whatever way. The error is ctx's if that ends first.
 func lock(ctx context.Context, runDir string) (*os.File, error) {
 	for {
 		f, err := tryLock(lockPath(runDir))
@@ -47,7 +47,7 @@ func tryLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the node: %w", err), f.Close())
 	}
-	// Who cleans up removes the file. A lock on one that is no longer there keeps nobody out.
+	// cleanup removes the file. A lock on a removed file excludes no other agent.
 	held, errHeld := f.Stat()
 	there, errThere := os.Stat(path)
 	if errHeld != nil || errThere != nil || !os.SameFile(held, there) {

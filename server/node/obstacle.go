@@ -11,17 +11,17 @@ import (
 	"github.com/fairlead/fairlead/server/node/dataplane"
 )
 
-// obstacle is what another program on the node does to the cluster IPs that Fairlead forwards. It belongs to the reconciler.
+// obstacle is what another program on the node does to the cluster IPs that Fairlead forwards. The reconciler owns it.
 type obstacle struct {
-	looked  bool         // Others may stand in the way: look again after each change.
+	looked  bool         // kube-proxy drops some: look again after each commit.
 	dropped []netip.Addr // Cluster IPs whose packets kube-proxy drops.
 }
 
-// look finds out what stands in the way, and logs when that changes.
+// look lists the cluster IPs that kube-proxy drops, and logs when they change.
 func (o *obstacle) look(ctx context.Context, table *dataplane.Table, log *slog.Logger) {
 	dropped, err := table.DroppedByKubeProxy(ctx)
 	if err != nil {
-		log.Error("cannot see whether kube-proxy drops what Fairlead forwards", "error", err)
+		log.Error("cannot check whether kube-proxy drops cluster IPs that Fairlead forwards", "error", err)
 		return
 	}
 	if slices.Equal(dropped, o.dropped) {
@@ -29,13 +29,13 @@ func (o *obstacle) look(ctx context.Context, table *dataplane.Table, log *slog.L
 	}
 	o.dropped, o.looked = dropped, len(dropped) > 0
 	if err := o.error(); err != nil {
-		log.Error("Services are not reached on this node", "error", err)
+		log.Error("clients cannot reach Services on this node", "error", err)
 	} else {
-		log.Info("kube-proxy no longer drops what Fairlead forwards")
+		log.Info("kube-proxy no longer drops cluster IPs that Fairlead forwards")
 	}
 }
 
-// error returns what stands in the way, and what to do about it; nil if nothing does.
+// error returns what kube-proxy drops, and what to do about it; nil if it drops nothing.
 func (o *obstacle) error() error {
 	if len(o.dropped) == 0 {
 		return nil

@@ -10,15 +10,15 @@ import (
 	"github.com/fairlead/fairlead/translate/envoy"
 )
 
-// pendingChange is what one batch of updates asks for.
+// pendingChange is one batch of updates that is being applied.
 type pendingChange struct {
 	updates    []upstream.Update
-	seq        uint64                        // What the current Envoy must have before the kernel may follow.
-	requires   map[string]string             // Clusters, with their assignments, that the kernel will lead traffic to.
-	removals   map[string]cache.Contribution // Removals from Envoy, once the kernel leads nothing there any more.
+	seq        uint64                        // Publish that the current Envoy must have acknowledged before the commit.
+	requires   map[string]string             // Clusters, with their assignments, to which the commit sends traffic.
+	removals   map[string]cache.Contribution // Removals from Envoy, published once the kernel sends nothing there any more.
 	began      time.Time
 	deadline   time.Time
-	committing bool // The kernel has been given it.
+	committing bool // Its frontends are set in the table.
 	span       commitSpan
 }
 
@@ -27,8 +27,8 @@ func newPendingChange() *pendingChange {
 	return &pendingChange{removals: map[string]cache.Contribution{}, began: now, deadline: now.Add(envoyTimeout)}
 }
 
-// receive takes an update, and what else has arrived with it, into the change at hand. Of each type one update at most is handed
-// out before it is answered, so a change stays small; and the endpoints that a change waits for may be in the next update.
+// receive merges an update, and all that wait behind it, into the pending change. Upstream sends at most one update of each type
+// before its answer, so a change stays small; and the endpoints for which a change waits may be in the next update.
 func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 	if r.pending == nil {
 		r.pending = newPendingChange()
@@ -52,7 +52,7 @@ func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 		}
 	}
 	if r.desired.outdated {
-		r.desired.findPodLinks() // The node's addresses tell its uplinks.
+		r.desired.findPodLinks() // A link with one of the node's addresses is an uplink.
 	}
 	r.desired.listeners(resources, c.removals)
 	for id := range resources {
@@ -64,11 +64,11 @@ func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 		maps.DeleteFunc(r.hold.resources, func(id string, _ cache.Contribution) bool { _, gone := c.removals[id]; return gone })
 		return
 	}
-	_ = r.commitBridges(ctx) // The commit tries again, and says so.
+	_ = r.commitBridges(ctx) // An error is logged, and the commit retries.
 	c.seq = r.cache.Publish(cache.Update{Contributions: resources})
 }
 
-// finish takes from Envoy what the kernel leads nothing to any more, and answers the control plane.
+// finish removes from Envoy the resources to which the kernel sends nothing any more, and answers the control plane.
 func (r *reconciler) finish(ctx context.Context, c *pendingChange, err error) {
 	if len(c.removals) > 0 {
 		r.cache.Publish(cache.Update{Contributions: c.removals})
@@ -89,7 +89,7 @@ func (r *reconciler) finish(ctx context.Context, c *pendingChange, err error) {
 	}
 }
 
-// mayCommit reports whether a change may go to the kernel: Envoy has what traffic is about to be led to.
+// mayCommit reports whether a change may be committed to the kernel: Envoy has the clusters to which it sends traffic.
 func (r *reconciler) mayCommit(c *pendingChange) bool {
 	if c.committing || r.instances.current == 0 || r.envoyHas(c) {
 		return true
@@ -97,12 +97,12 @@ func (r *reconciler) mayCommit(c *pendingChange) bool {
 	if time.Now().Before(c.deadline) {
 		return false
 	}
-	r.log.Error("Envoy does not take a change; the kernel goes ahead without it", "generation", r.instances.current)
+	r.log.Error("Envoy has not acknowledged a change in time; committing it to the kernel", "generation", r.instances.current)
 	return true
 }
 
-// envoyHas reports whether the current Envoy has what a change leads traffic to. That it has all assignments that it asked
-// for is not enough: it may not have asked yet for that of a new cluster.
+// envoyHas reports whether the current Envoy has acknowledged the clusters to which a change sends traffic. That it has all
+// assignments to which it has subscribed is not enough: it may not have subscribed yet to that of a new cluster.
 func (r *reconciler) envoyHas(c *pendingChange) bool {
 	if !r.instances.hasResources(r.instances.current, c.seq, r.cache.Applied) {
 		return false
@@ -117,8 +117,8 @@ func (r *reconciler) envoyHas(c *pendingChange) bool {
 	return true
 }
 
-// changeTimer returns a channel that fires when the change at hand has waited long enough for Envoy, or when the kernel is to be
-// asked once more.
+// changeTimer returns a channel that fires when the pending change has waited long enough for Envoy, or when a failed commit is
+// due again.
 func (r *reconciler) changeTimer() <-chan time.Time {
 	switch {
 	case r.hold != nil:

@@ -13,10 +13,10 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// podLinks returns the links of the calling thread's network namespace that lead to pods of this node, sorted: veths whose
-// other end is in another namespace, and bridges that have such veths. A link is none of them if it leads on to other
-// hosts: it has one of the node's addresses, a default route, or, being a veth, a subnet of its own. (The eth0 of a node
-// that is itself a container is such a veth, too.)
+// podLinks returns the links to pods of this node in the calling thread's network namespace, sorted: veths whose other end is in
+// another namespace, and bridges that have such veths as ports. A link is not a pod's if it connects the node to other hosts: it
+// has one of the node's addresses, a default route, or, being a veth, a subnet of its own. (The eth0 of a node that is itself a
+// container is such a veth.)
 func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
 	links, err := envoyns.Undisturbed(netlink.LinkList)
 	if err != nil {
@@ -26,7 +26,7 @@ func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	bridges := map[int]bool{} // By index: one that a pod's veth is a port of.
+	bridges := map[int]bool{} // By index: those that have a pod's veth as a port.
 	var found []string
 	for _, l := range links {
 		a := l.Attrs()
@@ -59,8 +59,8 @@ func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
 	return found, nil
 }
 
-// podProblem returns that the node cannot tell its pods from outsiders, or nil. Nothing says it where the Node object names no
-// prefixes and no link leads to a pod, as with pods on ipvlan, macvlan or hardware links.
+// podProblem returns a problem if the node cannot distinguish traffic of its pods from that of outside, and else nil. It cannot if
+// the Node object has no prefixes and no link is a pod's, as with pods on ipvlan, macvlan or hardware links.
 func (d *desiredState) podProblem() *model.Problem {
 	if d.self == nil || d.podsConfigured() || len(d.pods())+len(d.podLinks) > 0 {
 		return nil
@@ -72,7 +72,7 @@ func (d *desiredState) podProblem() *model.Problem {
 	}
 }
 
-// routesBy returns the destinations of the main table's routes that lead over any of the links, sorted.
+// routesBy returns the destinations of the main table's routes over any of the links, sorted.
 func routesBy(links []string) ([]netip.Prefix, error) {
 	var found []netip.Prefix
 	for _, name := range links {

@@ -5,19 +5,19 @@ import (
 	"slices"
 )
 
-// findPodLinks looks which links lead to pods, unless it is configured who is one.
+// findPodLinks finds the links to pods, and the routes over them, unless the configuration says which packets are pods'.
 func (d *desiredState) findPodLinks() {
 	if d.podsConfigured() {
 		return
 	}
 	links, err := podLinks(d.addresses())
 	if err != nil {
-		d.log.Error("cannot see which links lead to pods", "error", err)
+		d.log.Error("cannot find the links to pods", "error", err)
 		return
 	}
 	routes, err := routesBy(links)
 	if err != nil {
-		d.log.Error("cannot see where the pods' links lead to", "error", err)
+		d.log.Error("cannot list the routes over the links to pods", "error", err)
 		return
 	}
 	d.podLinks = links
@@ -30,12 +30,12 @@ func (d *desiredState) findPodLinks() {
 	}
 }
 
-// podsConfigured reports whether the agent is told who is a pod, rather than having to find out.
+// podsConfigured reports whether the configuration says which packets are pods', so that the agent need not find out.
 func (d *desiredState) podsConfigured() bool {
 	return len(d.config.PodCIDRs)+len(d.config.PodInterfaces) > 0
 }
 
-// pods returns the sources that count as pods: kube-proxy's mode NodeCIDR, unless another is configured.
+// pods returns the sources that count as pods: the Node's prefixes, as in kube-proxy's mode NodeCIDR, unless others are configured.
 func (d *desiredState) pods() []netip.Prefix {
 	if d.podsConfigured() {
 		return d.config.PodCIDRs

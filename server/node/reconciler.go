@@ -18,51 +18,51 @@ import (
 
 // Waits of the reconciler.
 const (
-	// envoyTimeout is how long a change waits for the current Envoy before the kernel follows without it. An Envoy that
-	// hangs must not keep the node from refusing what has no endpoints.
+	// envoyTimeout is how long a change waits for the current Envoy's ACK before the agent commits it to the kernel without. An
+	// Envoy that hangs must not keep the node from refusing connections to a Service without endpoints.
 	envoyTimeout = 10 * time.Second
-	// commitTimeout is how long the kernel may refuse a change before the control plane is told, and retryInterval how often it
-	// is asked.
+	// commitTimeout is how long commits of a change may fail before the agent NACKs it to the control plane, and retryInterval
+	// how often it retries.
 	commitTimeout = 30 * time.Second
 	retryInterval = time.Second
-	// holdTimeout is how long an agent that starts beside a running Envoy waits for a control plane, and settleTime how long
-	// after the stream has opened all that it has to add has come.
+	// holdTimeout is how long an agent that starts beside a running Envoy waits for a control plane, and settleTime how long it
+	// waits, once the stream is open, for the control plane's responses.
 	holdTimeout = 3 * time.Second
 	settleTime  = 300 * time.Millisecond
-	// resyncInterval is how often links, routes and rules are put right, whatever the kernel told.
+	// resyncInterval is how often the agent repairs links, routes and rules, whatever the kernel has notified.
 	resyncInterval = 30 * time.Second
 	// probeInterval is how often an Envoy that has acknowledged its resources is probed for readiness.
 	probeInterval = 20 * time.Millisecond
 )
 
-// reconciler owns the state of the node. Everything else tells it by channel, and one change after the other is carried out:
-// Envoy first where traffic is to be led to it, the kernel first where it is to be led away.
+// reconciler owns the state of the node. All others send to it by channel, and it applies one change after the other: to Envoy
+// first where the change adds traffic, to the kernel first where it removes traffic.
 type reconciler struct {
 	config       Config
 	log          *slog.Logger
 	upstream     *upstream.Client
-	cache        *cache.Cache // What the node's Envoys are served.
+	cache        *cache.Cache // The resources that the agent serves to the node's Envoys.
 	table        *dataplane.Table
 	desired      *desiredState
 	instances    *instances
 	checks       *healthcheck.Server
-	failingSince time.Time // Since when the kernel does not take the table; zero: it does.
+	failingSince time.Time // Since when commits to the kernel fail; zero: the last one succeeded.
 
 	requests  chan *launcher.Request
-	acked     chan struct{} // An Envoy has answered.
+	acked     chan struct{} // An Envoy has sent an ACK or NACK.
 	disturbed chan struct{} // Something was deleted from the kernel's table.
-	links     chan struct{} // An Envoy instance's link is gone, or a bridge is another than before.
+	links     chan struct{} // A veth was added or removed, or a bridge has changed.
 
-	hold         *startupHold   // Nil once the agent serves.
-	pending      *pendingChange // Being carried out; nil between changes.
-	commitFailed bool           // The kernel did not take all that it should have; it is asked again, change or none.
+	hold         *startupHold   // Nil once the agent serves its Envoys.
+	pending      *pendingChange // Being applied; nil between changes.
+	commitFailed bool           // The last commit failed; the agent retries it, with or without a change.
 
-	committedAt time.Time // When the kernel last took a change.
-	obstacle              // What others do to the node's Service traffic.
+	committedAt time.Time // When the agent last committed a change.
+	obstacle              // What other programs do to the node's Service traffic.
 
 	tracer      trace.Tracer
 	instruments *instruments
-	status      atomic.Pointer[Status] // For others to read.
+	status      atomic.Pointer[Status] // Read by other goroutines.
 }
 
 func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
@@ -78,7 +78,7 @@ func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *
 	return o
 }
 
-// run carries out changes until ctx ends.
+// run applies changes until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
 	if err := r.start(); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (r *reconciler) run(ctx context.Context) error {
 	for {
 		updates := r.upstream.Updates()
 		if r.pending != nil && r.pending.committing {
-			updates = nil // The kernel is at it; upstream merges what comes meanwhile.
+			updates = nil // A commit is being retried; upstream merges later responses.
 		}
 		select {
 		case <-ctx.Done():
@@ -104,7 +104,7 @@ func (r *reconciler) run(ctx context.Context) error {
 			r.checkBridges(ctx, false)
 		case <-r.disturbed:
 			if !r.table.Intact(ctx) {
-				r.log.Warn("someone changed Fairlead's nftables table; writing it anew")
+				r.log.Warn("another program changed Fairlead's nftables table; writing the whole table again")
 				r.table.Forget()
 			}
 			r.checkBridges(ctx, true)
@@ -122,16 +122,16 @@ func (r *reconciler) run(ctx context.Context) error {
 	}
 }
 
-// resync repairs state for whose changes no event comes.
+// resync repairs state for whose changes the kernel sends no event.
 func (r *reconciler) resync(ctx context.Context) {
 	r.instances.removeDead()
 	r.instances.repair()
 	r.look(ctx, r.table, r.log)
-	r.desired.outdated = true // An address may have come or gone.
+	r.desired.outdated = true // The node's addresses may have changed.
 	r.updatePods()
 }
 
-// updatePods takes in which pods have come or gone, as far as the kernel and Envoy have to know.
+// updatePods finds the links of pods again, and publishes the listeners that depend on them.
 func (r *reconciler) updatePods() {
 	r.desired.findPodLinks()
 	resources := map[string]cache.Contribution{}
@@ -143,34 +143,34 @@ func (r *reconciler) updatePods() {
 	}
 }
 
-// commitBridges brings the table for pods on bridges up to date, before Envoy dials a new endpoint on one.
+// commitBridges updates the table for bridges, before Envoy dials a new endpoint on one.
 func (r *reconciler) commitBridges(ctx context.Context) error {
 	err := r.desired.bridges(ctx)
 	if err != nil && ctx.Err() == nil {
-		r.log.Error("pods on a bridge may get no answer from endpoints on it", "error", err)
+		r.log.Error("cannot program the bridge table: pods may get no answer from endpoints on their own bridge", "error", err)
 	}
 	return err
 }
 
-// checkBridges has the table for pods on bridges written anew if it is not what it should be.
+// checkBridges has the next commit write the table for bridges again if it differs from what the bridges need.
 func (r *reconciler) checkBridges(ctx context.Context, table bool) {
 	if err := r.desired.checkBridges(ctx, table); err != nil {
-		r.log.Error("the bridges of the host cannot be seen", "error", err)
+		r.log.Error("cannot list the bridges of the host", "error", err)
 	}
 	r.reflect()
 }
 
-// reflect lets pods on bridges reach themselves by direct frontends, if there are such.
+// reflect lets pods on bridges reach themselves by direct frontends, if there are any.
 func (r *reconciler) reflect() {
 	if len(r.desired.directs.sets) == 0 {
 		return
 	}
 	if err := r.desired.directs.reflectors.reflect(); err != nil {
-		r.log.Error("pods on a bridge may not reach themselves", "error", err)
+		r.log.Error("cannot set hairpin mode: pods on a bridge may not reach themselves through a Service", "error", err)
 	}
 }
 
-// reconcile carries out what nothing has to be waited for.
+// reconcile applies everything that need not wait for Envoy or the control plane.
 func (r *reconciler) reconcile(ctx context.Context) {
 	if r.serveHeld(ctx); r.hold != nil {
 		r.updateStatus(nil)
@@ -187,7 +187,7 @@ func (r *reconciler) reconcile(ctx context.Context) {
 		}
 	}
 	err := r.commit(ctx)
-	// A change that the kernel does not take is tried again for a while before the control plane hears of it.
+	// A commit that fails is retried until commitTimeout before the agent NACKs the change.
 	if follow && (err == nil || time.Since(c.began) > commitTimeout) {
 		r.pending = nil
 		r.finish(ctx, c, err)
@@ -200,7 +200,7 @@ func (r *reconciler) reconcile(ctx context.Context) {
 	r.checks.Serve(r.desired.checks())
 }
 
-// listenTimer returns a channel that fires when it is worth trying again to listen where it failed.
+// listenTimer returns a channel that fires when the health checks that cannot listen are to be retried.
 func (r *reconciler) listenTimer() <-chan time.Time {
 	if len(r.checks.Problems()) == 0 {
 		return nil
@@ -208,7 +208,7 @@ func (r *reconciler) listenTimer() <-chan time.Time {
 	return time.After(retryInterval)
 }
 
-// flowTimer returns a channel that fires when the kernel's table has to look for flows again.
+// flowTimer returns a channel that fires when the table has to look for UDP flows again.
 func (r *reconciler) flowTimer() <-chan time.Time {
 	if at := r.table.NextLook(); !at.IsZero() {
 		return time.After(time.Until(at))
@@ -216,7 +216,7 @@ func (r *reconciler) flowTimer() <-chan time.Time {
 	return nil
 }
 
-// commit brings the kernel's tables up to date, once there is something that they can be made from.
+// commit programs the kernel's tables, once the agent has the frontends.
 func (r *reconciler) commit(ctx context.Context) error {
 	if !r.desired.isSynced() {
 		return nil
@@ -226,7 +226,7 @@ func (r *reconciler) commit(ctx context.Context) error {
 	changed := r.table.Dirty()
 	err := r.table.Commit(ctx)
 	if err != nil && ctx.Err() == nil {
-		r.log.Error("the kernel's table is not up to date", "error", err)
+		r.log.Error("cannot program nftables", "error", err)
 	}
 	if err == nil && changed && r.looked {
 		r.look(ctx, r.table, r.log)

@@ -12,7 +12,7 @@ import (
 // commitSpan is the node's part of the traces of a change: from its arrival until the node forwards by it.
 type commitSpan struct{ spans map[string]trace.Span } // By traceparent.
 
-// follow begins a span in the trace that a resource came with, if it came with one that is not followed yet.
+// follow starts a span in the trace of a resource's traceparent, unless that is empty or has a span already.
 func (s *commitSpan) follow(tracer trace.Tracer, traceparent, node string) {
 	if _, known := s.spans[traceparent]; known || traceparent == "" {
 		return
@@ -24,7 +24,7 @@ func (s *commitSpan) follow(tracer trace.Tracer, traceparent, node string) {
 	_, s.spans[traceparent] = tracer.Start(ctx, "node.program", trace.WithAttributes(attribute.String("k8s.node.name", node)))
 }
 
-// end ends the spans, with what went wrong.
+// end ends the spans, with the error of the commit.
 func (s *commitSpan) end(err error) {
 	for _, span := range s.spans {
 		if err != nil {

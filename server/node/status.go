@@ -21,28 +21,28 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Status is what an agent knows of its node. It is immutable.
+// Status is the state of an agent and its node. It is immutable.
 type Status struct {
 	Node        string               `json:"node"`
 	Frontends   int                  `json:"frontends"`
 	Programmed  bool                 `json:"programmed"` // The kernel has what the control plane sent.
 	Error       string               `json:"error,omitempty"`
 	Generations []envoyns.ID         `json:"generations"`        // Living Envoys.
-	Current     envoyns.ID           `json:"current"`            // The one that gets new connections; 0: none.
+	Current     envoyns.ID           `json:"current"`            // The one to which the kernel sends new connections; 0: none.
 	Upstream    upstream.Status      `json:"upstream"`           // The stream from the control plane.
 	Envoys      []cache.StreamStatus `json:"envoys"`             // The streams to the Envoys.
-	Since       time.Time            `json:"since"`              // When this state was reached.
-	Problems    []model.Problem      `json:"problems,omitempty"` // Of the node itself with single objects.
+	Since       time.Time            `json:"since"`              // When the node entered this state.
+	Problems    []model.Problem      `json:"problems,omitempty"` // Those that the node itself has found.
 
-	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the kernel last took a change; zero: never.
-	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none does.
+	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the agent last committed a change to the kernel; zero: never.
+	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none waits.
 
 	eligible bool     // Load balancers may send new connections to the node.
 	families []string // Of the node's addresses, as kube-proxy writes them.
-	healthy  bool     // The node is to get connections from load balancers.
+	healthy  bool     // The health checks of load balancers may succeed.
 }
 
-// updateStatus makes the reconciler's state visible to others.
+// updateStatus stores the reconciler's state for other goroutines.
 func (r *reconciler) updateStatus(err error) {
 	s := &Status{
 		Node: r.config.Node, Frontends: len(r.desired.frontends), Programmed: r.desired.isSynced() && err == nil && !r.table.Dirty(),
@@ -61,13 +61,13 @@ func (r *reconciler) updateStatus(err error) {
 	if p := r.desired.podProblem(); p != nil {
 		s.Problems = append(s.Problems, *p)
 		if len(r.status.Load().Problems) == 0 {
-			r.log.Warn("pods may count as outsiders on this node", "problem", p.Message)
+			r.log.Warn("traffic of pods may count as traffic from outside on this node", "problem", p.Message)
 		}
 	}
 	if r.pending != nil {
 		s.Pending = r.pending.began
 	}
-	// As kube-proxy, a node is not given up for a change that it takes a while to carry out.
+	// A node stays healthy while it applies a slow change, as with kube-proxy.
 	s.healthy = r.desired.isSynced() && s.Current != 0 && (err == nil || time.Since(r.failingSince) < commitTimeout)
 	if old := r.status.Load(); old.same(s) {
 		s.Since = old.Since
@@ -75,7 +75,7 @@ func (r *reconciler) updateStatus(err error) {
 	r.status.Store(s)
 }
 
-// same reports whether two statuses are the same state: the kernel, the Envoys and what is wrong.
+// same reports whether two statuses are the same state of the kernel's table, the Envoys and the error.
 func (s *Status) same(o *Status) bool {
 	return s.Frontends == o.Frontends && s.Programmed == o.Programmed && s.Error == o.Error && s.Current == o.Current &&
 		slices.Equal(s.Generations, o.Generations)
@@ -95,7 +95,7 @@ func (a *Agent) ready() error {
 	case s.Error != "":
 		return errors.New(s.Error)
 	case !s.Programmed:
-		return errors.New("nothing has been heard from a control plane, and no last good state is on disk")
+		return errors.New("no control plane has sent resources, and there is no last good state on disk")
 	case s.Current == 0:
 		return errors.New("no Envoy is ready: is fairlead proxy running on this node?")
 	default:
@@ -103,7 +103,7 @@ func (a *Agent) ready() error {
 	}
 }
 
-// serveAdmin answers for health, metrics and status until ctx ends.
+// serveAdmin serves health, metrics and status until ctx ends.
 func (a *Agent) serveAdmin(ctx context.Context) error {
 	l, err := net.Listen("tcp", a.config.Admin)
 	if err != nil {
@@ -118,13 +118,13 @@ func (a *Agent) serveAdmin(ctx context.Context) error {
 	})
 }
 
-// instruments are what the agent measures. Labels never name a Service.
+// instruments are the agent's OpenTelemetry instruments. Their labels never name a Service.
 type instruments struct {
 	program metric.Float64Histogram
 	nacks   metric.Int64Counter
 }
 
-// newInstruments makes the instruments, those that are read when asked for included.
+// newInstruments makes the instruments, including the observable ones.
 func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	var errs []error
 	keep := func(err error) { errs = append(errs, err) }
@@ -151,7 +151,7 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	return i, errors.Join(errs...)
 }
 
-// observePackets has the meter count what the kernel did not forward.
+// observePackets makes the counter of packets that the kernel did not forward.
 func observePackets(meter metric.Meter) error {
 	counters, err := dataplane.NewCounters()
 	if err != nil {

@@ -53,10 +53,14 @@ func (s *service) refuses() {
 	s.scale(0)
 	for _, from := range []*lab.Host{s.cluster.clients[0].host, s.cluster.nodes[0].Host} {
 		s.eventually(func() error {
-			if _, err := ask(s.t.Context(), from, s.clusterIP()); !refused(err) {
-				return fmt.Errorf("%s asked %s: %v, want it refused", from.Name, s.clusterIP(), err)
+			switch _, err := ask(s.t.Context(), from, s.clusterIP()); {
+			case err == nil:
+				return fmt.Errorf("%s is answered at %s, want it refused", from.Name, s.clusterIP())
+			case !refused(err):
+				return fmt.Errorf("%s asked %s, want it refused: %w", from.Name, s.clusterIP(), err)
+			default:
+				return nil
 			}
-			return nil
 		})
 	}
 }

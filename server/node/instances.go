@@ -68,7 +68,7 @@ func (i *instances) start(ns int, addresses []netip.Addr) (envoyns.ID, error) {
 	if id == 0 {
 		return 0, fmt.Errorf("%d Envoys are still running on this node; wait for one to drain or stop one", len(i.live))
 	}
-	if err := envoyns.Build(i.config.EnvoyNS, id, ns, envoyns.MTU(addresses)); err != nil {
+	if err := envoyns.Build(i.config.EnvoyNS, id, ns, envoyns.FindMTU(addresses)); err != nil {
 		return 0, err
 	}
 	i.last = id

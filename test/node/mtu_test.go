@@ -43,11 +43,13 @@ func TestSmallPods(t *testing.T) {
 			shape(podMTU)
 			defer shape(nodeMTU)
 			for _, family := range families {
-				for _, size := range []int{1200, 1380, 1400, 1420, 1440, 1472, 8000} {
-					r := lab.Request{Network: lab.UDP, To: a.udp.target(clusterIP, family, p.nodes[0]), Size: size}
-					for range 2 * len(a.pods) {
-						if err := askAgain(t, p.clients[0], r); err != nil {
-							t.Errorf("%d bytes: %v", size, err)
+				for _, from := range []*lab.Host{p.clients[0], p.nodes[0].Host} {
+					for _, size := range []int{1200, 1380, 1400, 1420, 1440, 1472, 8000} {
+						r := lab.Request{Network: lab.UDP, To: a.udp.target(clusterIP, family, p.nodes[0]), Size: size}
+						for range 2 * len(a.pods) {
+							if err := askAgain(t, from, r); err != nil {
+								t.Errorf("%s, %d bytes: %v", from.Name, size, err)
+							}
 						}
 					}
 				}

@@ -24,9 +24,9 @@ var families = []struct {
 	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 }
 
-// Build joins the network namespace at ns to the calling process's as Envoy instance id, by veths of an MTU in bytes. What an earlier Envoy instance of the
-// same number left behind is removed first. On an error the host is left as if nothing had been done.
-func Build(c Config, id ID, ns, mtu int) error {
+// Build joins the network namespace at ns to the calling process's as Envoy instance id. What an earlier Envoy instance of the same
+// number left behind is removed first. On an error the host is left as if nothing had been done.
+func Build(c Config, id ID, ns int, mtu MTU) error {
 	if err := Remove(c, id); err != nil {
 		return err
 	}
@@ -37,14 +37,14 @@ func Build(c Config, id ID, ns, mtu int) error {
 	return err
 }
 
-func build(c Config, id ID, ns, mtu int) error {
+func build(c Config, id ID, ns int, mtu MTU) error {
 	ipv6 := IPv6()
 	for _, class := range frontendpb.Classes {
-		if err := addVeth(id, class, ns, mtu); err != nil {
+		if err := addVeth(id, class, ns, mtu.Link); err != nil {
 			return fmt.Errorf("veth %s: %w", LinkName(id, class), err)
 		}
 	}
-	if err := inNamespace(ns, func() error { return buildInside(id, ipv6) }); err != nil {
+	if err := inNamespace(ns, func() error { return buildInside(id, mtu.Path, ipv6) }); err != nil {
 		return fmt.Errorf("inside the namespace: %w", err)
 	}
 	for _, class := range frontendpb.Classes {
@@ -162,18 +162,27 @@ func Repair(c Config, id ID) error {
 	return nil
 }
 
-// MTU returns the MTU, in bytes, for the veths of an Envoy: that of the node's link with one of the addresses, 1500 where none
-// has, or that of a pod's link or a tunnel if it is smaller, as in overlay networks. Envoy's namespace then cuts into fragments
-// what does not fit into a pod's link; the host, behind it, may not, for Linux marks a datagram as not to be fragmented.
-func MTU(addresses []netip.Addr) int {
-	mtu := uplinkMTU(addresses)
+// MTU is how large packets may be, in bytes.
+type MTU struct {
+	Link int // On the veths: as on the node's own link, so that what others send to Envoy comes in.
+	Path int // On the way from Envoy: as on the pods' links and the tunnels, which are smaller in overlay networks.
+}
+
+// FindMTU returns what fits the host's links as they are now. The link with one of the addresses is the node's own; 1500 where
+// there is none.
+//
+// Envoy's namespace cuts into fragments what does not fit the path. Linux marks a datagram as not to be fragmented by others, and
+// a transparent socket of IPv4 does not learn what they answer.
+func FindMTU(addresses []netip.Addr) MTU {
+	own := uplinkMTU(addresses)
+	mtu := MTU{Link: own, Path: own}
 	links, err := Undisturbed(netlink.LinkList)
 	if err != nil {
 		return mtu
 	}
 	for _, l := range links {
 		if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.MTU >= minMTU && slices.Contains(podSide, l.Type()) && !IsLink(a.Name) {
-			mtu = min(mtu, a.MTU)
+			mtu.Path = min(mtu.Path, a.MTU)
 		}
 	}
 	return mtu

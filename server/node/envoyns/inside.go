@@ -42,7 +42,7 @@ func inNamespace(ns int, f func() error) (err error) {
 
 // buildInside makes the namespace a small host to which everything is local: what comes in by a veth is delivered to
 // Envoy, whatever its destination, and what Envoy sends under another's address leaves by the veth of class keep.
-func buildInside(id ID, ipv6 bool) error {
+func buildInside(id ID, pathMTU int, ipv6 bool) error {
 	if err := setSysctls(insideSysctls(ipv6)); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func buildInside(id ID, ipv6 bool) error {
 		if f.family == netlink.FAMILY_V6 && !ipv6 {
 			continue
 		}
-		if err := routesInside(id, i, lo); err != nil {
+		if err := routesInside(id, i, pathMTU, lo); err != nil {
 			return err
 		}
 	}
@@ -108,7 +108,7 @@ func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
 }
 
 // routesInside adds the policy routes of one family.
-func routesInside(id ID, family int, lo netlink.Link) error {
+func routesInside(id ID, family, pathMTU int, lo netlink.Link) error {
 	end := func(class frontendpb.Class) pair {
 		v4, v6 := addresses(id, class)
 		return [2]pair{v4, v6}[family]
@@ -124,8 +124,8 @@ func routesInside(id ID, family int, lo netlink.Link) error {
 		return err
 	}
 	for _, r := range []*netlink.Route{
-		{LinkIndex: masq.Attrs().Index, Dst: f.all, Gw: byMasq.host.AsSlice(), Src: byMasq.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
-		{LinkIndex: keep.Attrs().Index, Dst: f.all, Gw: byKeep.host.AsSlice(), Table: keepTable, Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: masq.Attrs().Index, Dst: f.all, Gw: byMasq.host.AsSlice(), Src: byMasq.proxy.AsSlice(), MTU: pathMTU, Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: keep.Attrs().Index, Dst: f.all, Gw: byKeep.host.AsSlice(), Table: keepTable, MTU: pathMTU, Flags: int(netlink.FLAG_ONLINK)},
 		{LinkIndex: lo.Attrs().Index, Dst: f.all, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: localTable},
 	} {
 		r.Family = f.family

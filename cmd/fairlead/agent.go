@@ -130,7 +130,7 @@ func (f *agentClusterFlags) configure(config *node.Config) (err error) {
 	return nil
 }
 
-// runAgent runs an agent that reports as the environment asks.
+// runAgent runs an agent that exports traces as the OTEL_ variables configure.
 func runAgent(ctx context.Context, config node.Config) (err error) {
 	var flush func(context.Context) error
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead-agent"); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func newBootstrapCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "bootstrap", Short: "Print what an xDS client is started with", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "bootstrap", Short: "Print the bootstrap configuration of an xDS client", Args: cobra.NoArgs}
 	cmd.AddCommand(newBootstrapEnvoyCommand(), newBootstrapGRPCCommand())
 	return cmd
 }
@@ -39,7 +39,7 @@ func newBootstrapEnvoyCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&id, "generation", 1, "Number of the Envoy on its node.")
+	flags.IntVar(&id, "generation", 1, "Number of the Envoy instance on its node.")
 	flags.StringVar(&name, "node", os.Getenv("NODE_NAME"), "Name of the node; by default $NODE_NAME.")
 	flags.StringVar(&runDir, "run-dir", defaultRunDir, "Folder of the unix sockets.")
 	return cmd
@@ -52,7 +52,7 @@ func newBootstrapGRPCCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "grpc --server TARGET",
-		Short: "Print the bootstrap that a gRPC program dials xds:///SERVICE.NAMESPACE:PORT with",
+		Short: "Print the bootstrap of a gRPC program that dials xds:///SERVICE.NAMESPACE:PORT",
 		Long: `Prints what a proxyless gRPC program reads from the file that $GRPC_XDS_BOOTSTRAP names, or with -o env
 from $GRPC_XDS_BOOTSTRAP_CONFIG. In a pod, an init container runs it, with $NODE_NAME, $POD_NAME and $POD_NAMESPACE
 from the downward API.`,
@@ -83,16 +83,16 @@ from the downward API.`,
 	flags.StringVar(&bootstrap.CAFile, "ca-file", "", "File of the CA that the control plane's certificate is verified with, as the program sees it; by default the system's CAs.")
 	flags.StringVar(&file, "file", "", "File to write, instead of standard output.")
 	flags.StringVar(&bootstrap.ID, "id", podID(), "Name of the program, different from all others'; by default $POD_NAMESPACE/$POD_NAME.")
-	flags.BoolVar(&bootstrap.Insecure, "insecure", false, "Talk to the control plane without TLS.")
+	flags.BoolVar(&bootstrap.Insecure, "insecure", false, "Connect to the control plane without TLS.")
 	flags.StringVar(&bootstrap.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of the node that the program runs on; by default $NODE_NAME.")
 	flags.StringVarP(&format, "output", "o", "json", "Form of the output: json, or env for a variable and its value.")
-	flags.StringSliceVar(&bootstrap.Servers, "server", nil, "The control plane, as a gRPC target; of several, the later ones are for when a program can reach none before.")
-	flags.StringVar(&bootstrap.TokenFile, "token-file", "", "File of the token by which the program shows who it is, as the program sees it.")
+	flags.StringSliceVar(&bootstrap.Servers, "server", nil, "The control plane, as a gRPC target; of several, a program uses a later one only while it can reach none of those before.")
+	flags.StringVar(&bootstrap.TokenFile, "token-file", "", "File of the token by which the program authenticates itself, as the program sees it.")
 	flags.StringVar(&bootstrap.Zone, "zone", "", "Zone of the program, where the control plane does not know the node.")
 	return cmd
 }
 
-// podID returns what tells one pod from others, as far as the environment says.
+// podID returns NAMESPACE/POD of the pod that this process runs in; empty if the environment does not hold both.
 func podID() string {
 	if pod, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE"); pod != "" && namespace != "" {
 		return namespace + "/" + pod

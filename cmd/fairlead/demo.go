@@ -37,19 +37,19 @@ command and Envoy. Touches nothing of this machine's network, and leaves nothing
 			}
 			code, err := lab.Isolated(func() int { return showDemo(cmd.Context(), config) })
 			if err == nil && code != 0 {
-				os.Exit(code) // The demo itself has said why.
+				os.Exit(code) // The demo itself has printed the error.
 			}
 			return err
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&config.Envoy, "envoy", "", "Envoy binary, 1.40 or later; by default $ENVOY, the PATH's, or the one that make setup fetched.")
-	flags.BoolVar(&config.Keep, "keep", false, "Leave everything running at the end, and say what to try.")
+	flags.BoolVar(&config.Keep, "keep", false, "Leave everything running at the end, and print commands to try.")
 	flags.StringVar(&config.Manifests, "manifests", "examples/quickstart", "Folder of the manifests that the demo is about.")
 	return cmd
 }
 
-// exitInterrupted is what shells report of a program that Ctrl-C has ended.
+// exitInterrupted is the exit code that shells report for a program that Ctrl-C has ended.
 const exitInterrupted = 130
 
 // showDemo runs the demo and returns the exit code.

@@ -12,7 +12,7 @@ func newExplainCommand() *cobra.Command {
 	var q inspect.Question
 	cmd := &cobra.Command{
 		Use:   "explain SERVICE",
-		Short: "Say why each endpoint of a Service gets traffic or none, and what a connection meets",
+		Short: "Explain why each endpoint of a Service gets traffic or none, and what happens to connections",
 		Long: `Asks a control plane, or manifests with -f, about a Service (namespace/name, or a name in the namespace default):
 what connections to each of its addresses meet on each node, and for every endpoint whether it is used and, if not, why.
 The answer comes from the code that decides.`,
@@ -25,11 +25,11 @@ The answer comes from the code that decides.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&q.Admin, "admin", defaultAdmin, "Admin address of a control plane, asked unless there is -f.")
+	flags.StringVar(&q.Admin, "admin", defaultAdmin, "Admin address of the control plane to query; not used with -f.")
 	flags.StringArrayVarP(&q.Manifests.Paths, "filename", "f", nil, filenameUsage)
-	flags.StringVar(&q.From, "from", "", "Only connections that start at: pod, node or outside.")
+	flags.StringVar(&q.From, "from", "", "Show only connections that originate at: pod, node or outside.")
 	flags.StringArrayVar(&q.Nodes, "node", nil, "Name of a node; may be repeated. By default all.")
 	flags.StringVarP(&q.Format, "output", "o", "text", "Form of the output: "+strings.Join(inspect.Formats, " or ")+".")
-	flags.StringVar(&q.Manifests.ServiceProxyName, "service-proxy-name", "", "With -f: which Services are ours, as of fairlead translate.")
+	flags.StringVar(&q.Manifests.ServiceProxyName, "service-proxy-name", "", "With -f: select Services by this label value, as fairlead translate does.")
 	return cmd
 }

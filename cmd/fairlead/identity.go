@@ -19,7 +19,7 @@ import (
 	"github.com/fairlead/fairlead/server/identity"
 )
 
-// serverIdentityFlags say how a control plane proves who it is, and who may be its client.
+// serverIdentityFlags configure how a control plane authenticates itself, and which clients it accepts.
 type serverIdentityFlags struct {
 	insecure              bool
 	tlsDir                string
@@ -40,17 +40,17 @@ func (f *serverIdentityFlags) add(flags *pflag.FlagSet) {
 	}
 	flags.StringVar(&f.agentAudience, "agent-audience", identity.DefaultAgentAudience, "Audience of the tokens of agents.")
 	flags.StringVar(&f.agentAccount, "agent-service-account", namespace+"/fairlead-agent", "Service account of agents, as NAMESPACE/NAME; the namespace is $POD_NAMESPACE by default.")
-	flags.StringVar(&f.caConfigMap, "ca-config-map", namespace+"/fairlead-ca", "ConfigMap, as NAMESPACE/NAME, that tells clients in its key ca.crt which CA to trust.")
-	flags.StringVar(&f.caSecret, "ca-secret", namespace+"/fairlead-ca", "Secret, as NAMESPACE/NAME, in which the replicas keep the CA of their certificates; made if it is missing.")
-	flags.BoolVar(&f.grpcAnonymous, "grpc-anonymous", false, "Serve gRPC programs that send no token: not every language's can.")
+	flags.StringVar(&f.caConfigMap, "ca-config-map", namespace+"/fairlead-ca", "ConfigMap, as NAMESPACE/NAME, whose key ca.crt holds the CAs that clients trust.")
+	flags.StringVar(&f.caSecret, "ca-secret", namespace+"/fairlead-ca", "Secret, as NAMESPACE/NAME, in which the replicas keep the CA of their certificates; created if it is missing.")
+	flags.BoolVar(&f.grpcAnonymous, "grpc-anonymous", false, "Serve gRPC programs that send no token: gRPC cannot send one in every language.")
 	flags.StringVar(&f.grpcAudience, "grpc-audience", identity.DefaultGRPCAudience, "Audience of the tokens of gRPC programs; empty for none.")
 	flags.StringSliceVar(&f.grpcNamespaces, "grpc-namespaces", nil, "Namespaces whose gRPC programs are served; by default all.")
-	flags.BoolVar(&f.insecure, "insecure", false, "Serve xDS without TLS and identity on an address that is not loopback.")
+	flags.BoolVar(&f.insecure, "insecure", false, "Serve xDS without TLS and client authentication on an address that is not loopback.")
 	flags.StringVar(&f.tlsDir, "tls-dir", "", "Folder with tls.crt and tls.key, such as cert-manager's, instead of certificates from the CA in --ca-secret.")
 	flags.StringSliceVar(&f.names, "tls-names", nil, "DNS names and addresses, besides "+identity.DefaultServerName+", that the certificate from --ca-secret is made out to.")
 }
 
-// secure reports whether the address is to be served with TLS: always, but on loopback and where somebody insists.
+// secure reports whether the control plane serves xDS on the address with TLS: always, except on loopback and with --insecure.
 func (f *serverIdentityFlags) secure(listen string, log *slog.Logger) (bool, error) {
 	addr, err := netip.ParseAddrPort(listen)
 	switch {
@@ -59,13 +59,13 @@ func (f *serverIdentityFlags) secure(listen string, log *slog.Logger) (bool, err
 	case f.insecure && f.tlsDir != "":
 		return false, errors.New("--tls-dir and --insecure: use one")
 	case f.insecure:
-		log.Warn("xDS is served without TLS and without identity: anybody who reaches the address can read it", "address", listen)
+		log.Warn("serving xDS without TLS and client authentication: anybody who reaches the address can read it", "address", listen)
 		return false, nil
 	}
 	return f.tlsDir != "" || !addr.Addr().Unmap().IsLoopback(), nil
 }
 
-// configure gives a control plane its certificates and its judgement of clients.
+// configure sets a control plane's certificates and the authenticator of its clients.
 func (f *serverIdentityFlags) configure(config *controlplane.Config, client kubernetes.Interface) error {
 	var names [3]types.NamespacedName
 	for i, flag := range []struct{ name, value string }{
@@ -103,14 +103,14 @@ func parseObject(flag, value string) (types.NamespacedName, error) {
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }
 
-// clientIdentityFlags say whom an agent trusts and how it proves who it is.
+// clientIdentityFlags configure which CA an agent trusts, and how it authenticates itself.
 type clientIdentityFlags struct {
 	flags    *pflag.FlagSet
 	insecure bool
 	config   identity.ClientConfig
 }
 
-// Where an agent's pod has what it needs to talk to the control plane.
+// The files in an agent's pod by which the agent authenticates the control plane and itself.
 const (
 	defaultCAFile    = "/etc/fairlead/ca/ca.crt"
 	defaultTokenFile = "/var/run/secrets/fairlead/token"
@@ -126,7 +126,7 @@ func (f *clientIdentityFlags) add(flags *pflag.FlagSet) {
 }
 
 // dialOptions returns what secures connections to the servers. Servers on loopback have no TLS, as fairlead serve has none
-// there, unless a flag speaks of it.
+// there, unless one of the flags is set.
 func (f *clientIdentityFlags) dialOptions(servers []string) ([]grpc.DialOption, error) {
 	asked := f.flags.Changed("ca-file") || f.flags.Changed("server-name") || f.flags.Changed("token-file")
 	if f.insecure || !asked && allLoopback(servers) {
@@ -138,7 +138,7 @@ func (f *clientIdentityFlags) dialOptions(servers []string) ([]grpc.DialOption, 
 // allLoopback reports whether there are servers, all on loopback.
 func allLoopback(servers []string) bool {
 	for _, s := range servers {
-		host, _, _ := net.SplitHostPort(s) // What is no host and port is no address either.
+		host, _, _ := net.SplitHostPort(s) // Of what is no host:port the host is empty, which is no address.
 		addr, err := netip.ParseAddr(host)
 		if err != nil || !addr.Unmap().IsLoopback() {
 			return false

@@ -55,7 +55,7 @@ func TestSecure(t *testing.T) {
 			if err != nil || secure != test.secure {
 				t.Errorf("secure: %v, error %v; want %v", secure, err, test.secure)
 			}
-			if warned := strings.Contains(log.String(), "without TLS and without identity"); warned != test.warned {
+			if warned := strings.Contains(log.String(), "without TLS and client authentication"); warned != test.warned {
 				t.Errorf("warned: %v, want %v; log: %s", warned, test.warned, &log)
 			}
 		})

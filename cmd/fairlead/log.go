@@ -8,16 +8,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// logFlags say how a process that runs for long reports.
+// logFlags set the form and the level of a long-running process's log.
 type logFlags struct{ level, format string }
 
 // add declares the flags.
 func (l *logFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&l.format, "log-format", "text", "Form of the log on standard error: text or json.")
-	flags.StringVar(&l.level, "log-level", "info", "Least level that is logged: debug, info, warn or error.")
+	flags.StringVar(&l.level, "log-level", "info", "Lowest level that is logged: debug, info, warn or error.")
 }
 
-// logger makes the logger that the flags ask for the default one, and returns it.
+// logger builds the logger that the flags describe, makes it slog's default and returns it.
 func (l *logFlags) logger() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.level)); err != nil {

@@ -1,4 +1,4 @@
-// Command fairlead is every part of Fairlead: the control plane, the node's agent, the start of its Envoy, and the tools
+// Command fairlead is every part of Fairlead: the control plane, the node agent, the launcher of its Envoy, and the tools
 // that show what they do.
 package main
 
@@ -17,7 +17,7 @@ import (
 
 func main() { os.Exit(run()) }
 
-// run carries out the command line and returns the exit code.
+// run executes the command line and returns the exit code.
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -51,7 +51,7 @@ func newRootCommand() *cobra.Command {
 	return root
 }
 
-// exitCode tells an answer that asks for attention, 3, from none, 1.
+// exitCode returns 3 for manifests with problems, where --fail-on asks for that, and 1 for every other error.
 func exitCode(err error) int {
 	if errors.Is(err, offline.ErrProblems) {
 		return 3

@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead/fairlead/translate/grpc"
 )
 
-// flushTimeout is how long a collector may take for the last spans when the process stops.
+// flushTimeout bounds the export of the last spans when the process stops.
 const flushTimeout = 2 * time.Second
 
 // serveFlags are the flags of fairlead serve.
@@ -37,7 +37,7 @@ func newServeCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve what the cluster's Services need over xDS",
+		Short: "Run the control plane: watch Services and serve xDS to node agents and gRPC programs",
 		Long: `Watches Services, EndpointSlices and Nodes, of an API server or in a directory of manifests, and serves what
 follows from them over xDS to the agents of the nodes. It keeps nothing on disk; any number of replicas may run.
 
@@ -65,7 +65,7 @@ OTEL_ variables of the environment ask for it.`,
 		},
 	}
 	set := cmd.Flags()
-	set.StringVar(&config.Admin, "admin", "127.0.0.1:19000", "Address of health, metrics and status; status is told on loopback only.")
+	set.StringVar(&config.Admin, "admin", "127.0.0.1:19000", "Address of health, metrics and status; status is served on loopback only.")
 	set.StringVar((*string)(&config.Domain), "cluster-domain", string(grpc.DefaultDomain), "DNS domain of the cluster, by which proxyless gRPC clients name Services.")
 	set.StringSliceVar(&flags.directories, "directory", nil, "Folder of manifests, or a manifest, for --source directory; may be repeated.")
 	set.StringVar(&flags.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
@@ -77,12 +77,12 @@ OTEL_ variables of the environment ask for it.`,
 	return cmd
 }
 
-// configure fills in the source, and if xDS is to be secure the proofs of identity.
+// configure sets the source and, if xDS is to be secure, the certificates and the authenticator of clients.
 func (f *serveFlags) configure(config *controlplane.Config, proof *serverIdentityFlags, secure bool) (err error) {
 	var client kubernetes.Interface
 	if secure || f.source == "kubernetes" {
 		if client, err = source.NewClient(f.kubeconfig); err != nil && secure {
-			return fmt.Errorf("--listen %s: an API server has to say who clients are, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
+			return fmt.Errorf("--listen %s: an API server has to authenticate clients, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
 		}
 		if err != nil {
 			return err
@@ -111,7 +111,7 @@ func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (c
 	return source.NewKubernetes(source.KubernetesConfig{Client: client, ServiceProxyName: f.serviceProxyName}), nil
 }
 
-// runServe runs a control plane that reports as the environment asks.
+// runServe runs a control plane that exports traces as the OTEL_ variables configure.
 func runServe(ctx context.Context, config controlplane.Config) (err error) {
 	var flush func(context.Context) error
 	if config.Traces, flush, err = telemetry.Traces(ctx, "fairlead"); err != nil {

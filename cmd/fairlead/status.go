@@ -9,7 +9,7 @@ import (
 	"github.com/fairlead/fairlead/server/ops/inspect"
 )
 
-// defaultAdmin is where a control plane answers on its own machine, or after kubectl port-forward.
+// defaultAdmin is a control plane's admin address on its own machine, or after kubectl port-forward.
 const defaultAdmin = "127.0.0.1:19000"
 
 func newStatusCommand() *cobra.Command {
@@ -21,7 +21,7 @@ func newStatusCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show replicas, nodes and problems, or wait until a change is everywhere",
+		Short: "Show replicas, nodes and problems, or wait until every node forwards a Service's newest change",
 		Long: `Shows what the control plane knows: its replicas, each node's version and lag, what nodes reject and which objects
 have problems. The exit code is 0 if all is well.
 
@@ -42,7 +42,7 @@ With --wait SERVICE it shows nothing, and ends when every node forwards the newe
 	flags := cmd.Flags()
 	flags.StringSliceVar(&addresses, "admin", []string{defaultAdmin}, "Admin addresses of the control plane's replicas.")
 	flags.BoolVar(&all, "all-nodes", false, "With --wait: wait for nodes without an agent, too.")
-	flags.DurationVar(&timeout, "timeout", time.Minute, "How long to try.")
+	flags.DurationVar(&timeout, "timeout", time.Minute, "Maximum time to try or to wait.")
 	flags.StringVar(&service, "wait", "", "Service, as namespace/name, whose newest change to wait for.")
 	return cmd
 }

@@ -19,7 +19,7 @@ func newTranslateCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "translate -f PATH... --node NAME",
-		Short: "Print what a node does with manifests, without a cluster",
+		Short: "Print a node's forwarding table for manifests, without a cluster",
 		Long: `Reads Services, EndpointSlices and Nodes, and prints the forwarding table of one node: every address that it
 answers for, where connections from pods, from the node itself and from outside go, and what is wrong with the objects. Objects of
 other kinds are counted on standard error.
@@ -46,6 +46,6 @@ is wrong; 3 if there are problems and --fail-on problems is given, for a check i
 	flags.StringArrayVarP(&config.Paths, "filename", "f", nil, filenameUsage)
 	flags.StringVar(&config.Node, "node", "", "Name of the node.")
 	flags.StringVarP(&config.Format, "output", "o", offline.Formats[0], "Form of the output: "+strings.Join(offline.Formats, ", ")+".")
-	flags.StringVar(&config.ServiceProxyName, "service-proxy-name", "", "Which Services are ours: those whose label service.kubernetes.io/service-proxy-name has this value; by default those without the label.")
+	flags.StringVar(&config.ServiceProxyName, "service-proxy-name", "", "Read the Services whose label service.kubernetes.io/service-proxy-name has this value; by default those without the label.")
 	return cmd
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is what a release is built with: -ldflags "-X main.version=v1.2.3".
+// version is the release's version, which the linker sets: -ldflags "-X main.version=v1.2.3".
 var version string
 
 func newVersionCommand() *cobra.Command {
@@ -23,7 +23,7 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// versionText returns the version, and which source and which Go made it.
+// versionText returns the version, the commit and the Go version of the build.
 func versionText() string {
 	name, commit := build()
 	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", name, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)

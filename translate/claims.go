@@ -19,7 +19,7 @@ type claim struct {
 	protocol model.Protocol
 }
 
-// String returns the claim as the frontend it would be is named.
+// String returns the name of the frontend that the claim is for.
 func (c claim) String() string {
 	f := model.Frontend{Address: c.address, Family: c.family, Port: c.port, Protocol: c.protocol}
 	return f.Name()
@@ -33,7 +33,7 @@ func (c claim) compare(o claim) int {
 	return cmp.Or(c.address.Compare(o.address), cmp.Compare(c.port, o.port), cmp.Compare(c.protocol, o.protocol), cmp.Compare(c.family, o.family))
 }
 
-// frontendSpec is one frontend that a Service would like to have.
+// frontendSpec is one frontend that a Service asks for.
 type frontendSpec struct {
 	claim
 	kind model.Kind
@@ -98,7 +98,7 @@ func (c contender) compare(o contender) int {
 	return cmp.Or(cmp.Compare(kindOrder[c.kind], kindOrder[o.kind]), c.created.Compare(o.created), c.service.Compare(o.service))
 }
 
-// registry knows which Services contend for which claims. The first of a claim's contenders has it.
+// registry holds which Services contend for which claims. The first of a claim's contenders has it.
 type registry struct {
 	contenders map[claim][]contender // Never empty, in order of right.
 	contested  map[claim]bool        // Those with more than one.

@@ -17,7 +17,7 @@ type candidate struct {
 // ready reports whether new connections may always go to the endpoint.
 func (c candidate) ready() bool { return c.endpoint.Ready }
 
-// draining reports whether the endpoint is on its way out but still answers: good enough when nothing is ready.
+// draining reports whether the endpoint is terminating but still serves: it is used where none is ready.
 func (c candidate) draining() bool {
 	return !c.endpoint.Ready && c.endpoint.Serving && c.endpoint.Terminating
 }
@@ -79,7 +79,7 @@ type hints struct {
 	by       netip.AddrPort  // The first such candidate.
 }
 
-// note adds one candidate's hints.
+// add adds one candidate's hints.
 func (h *hints) add(c candidate, targets []string) {
 	none := true
 	for _, t := range targets {
@@ -131,7 +131,7 @@ type choice struct {
 }
 
 // choose decides which endpoints a node uses. It is the only place that does; what the forwarding table holds and what
-// explain tells both come from it. The rules are kube-proxy's:
+// explain reports both come from it. The rules are kube-proxy's:
 //
 // An endpoint is ready (it may take new connections), or draining (terminating, but still serving), or of no use.
 // EndpointSlices of a Service with publishNotReadyAddresses call all endpoints ready, so it needs no rule here.
@@ -165,7 +165,7 @@ func choose(p *pool, v model.View) choice {
 // anywhere reports whether any node has endpoints of use.
 func (p *pool) anywhere() bool { return p.anyReady || p.anyDraining }
 
-// hintsFor returns the hints that narrow the cluster set for a view. Only ready candidates have a say, so where none is
+// hintsFor returns the hints that narrow the cluster set for a view. Only the hints of ready candidates count, so where none is
 // ready there are no hints.
 func (p *pool) hintsFor(v model.View) Hints {
 	switch {

@@ -59,7 +59,7 @@ type EndpointUse struct {
 }
 
 // Explain says, for each ServicePort of a Service and each family, which endpoints a view uses and why not the others.
-// It is the decision itself that is asked, for Services without frontends too; nil if the Service does not exist.
+// It calls choose itself, for Services without frontends too; nil if the Service does not exist.
 func (w *World) Explain(k model.ServiceKey, v model.View) []Explanation {
 	e := w.services[k]
 	if e == nil || e.service == nil {
@@ -83,7 +83,7 @@ func (w *World) Explain(k model.ServiceKey, v model.View) []Explanation {
 	return all
 }
 
-// explain asks the decision about each endpoint of a pool's family.
+// explain applies choose to each endpoint of a pool's family.
 func explain(p *pool, sorted []*model.EndpointSlice, port model.Port, v model.View) Explanation {
 	c := choose(p, v)
 	x := Explanation{

@@ -11,8 +11,8 @@ import (
 // endpoint with several ports is one, and one that is draining is none, although connections may still go to it.
 type readiness map[model.Family]map[string]int
 
-// summarizeReadiness counts the ready addresses of a Service; nil if nobody asks for them. An address that several slices hold is
-// ready if the one is that connections go by, as gather decides.
+// summarizeReadiness counts the ready addresses of a Service; nil if it has no healthCheckNodePort. Of an address that several
+// slices hold, the entry that gather uses decides whether it is ready.
 func summarizeReadiness(s *model.Service, sorted []*model.EndpointSlice) readiness {
 	if s.HealthCheckNodePort == 0 {
 		return nil

@@ -49,7 +49,7 @@ func routes(s *model.Service, kind model.Kind, sets sets) [model.Origins]model.R
 }
 
 // route forwards to the set of a policy. If that is empty, a connection is refused where the Service has no endpoints
-// at all, so that the client hears at once; and dropped where other nodes have some, so that a client that was sent
+// at all, so that the client gets the error at once; and dropped where other nodes have some, so that a client that was sent
 // here while endpoints moved tries again.
 func (s sets) route(policy model.TrafficPolicy, source model.Source) model.Route {
 	set := s.cluster

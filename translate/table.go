@@ -71,7 +71,7 @@ type (
 	}
 )
 
-// JSON returns the table in its public shape, a frontend and a problem to the line, with a newline at the end. Equal
+// JSON returns the table in its public shape, one frontend or problem to a line, with a newline at the end. Equal
 // tables are equal bytes.
 func (t Table) JSON() ([]byte, error) {
 	var b bytes.Buffer

@@ -15,7 +15,7 @@ const (
 	shownRanges = 2
 )
 
-// Text returns the table for people: grouped by Service, origins that fare alike on one line, problems below.
+// Text returns the table for people: grouped by Service, origins whose connections are treated alike on one line, problems below.
 func (t Table) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Node %s\n", t.Node)
@@ -55,7 +55,7 @@ func (t Table) writeFrontends(b *strings.Builder) {
 	writeRows(b, rows)
 }
 
-// alike reports whether two origins' connections fare the same.
+// alike reports whether two origins' connections are treated alike.
 func alike(a, b model.Route) bool {
 	return a.Verdict == b.Verdict && a.Source == b.Source &&
 		slices.EqualFunc(a.Set.Endpoints, b.Set.Endpoints, func(a, b model.Endpoint) bool { return a.AddrPort == b.AddrPort })

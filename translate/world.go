@@ -49,8 +49,8 @@ func NewWorld() *World {
 	}
 }
 
-// Set adds an object or replaces the one with its key. An object that means nothing is as good as deleted, but for its
-// problems.
+// Set adds an object or replaces the one with its key. An object that holds nothing to forward counts as deleted, except for
+// its problems.
 func (w *World) Set(o model.Object) {
 	service := model.ServiceKey{Namespace: o.Key.Namespace, Name: o.Key.Name}
 	if o.Key.Kind == model.KindEndpoints {
@@ -72,10 +72,10 @@ func (w *World) Set(o model.Object) {
 	}
 }
 
-// Delete removes an object and its problems. An unknown key is fine.
+// Delete removes an object and its problems. An unknown key is no error.
 func (w *World) Delete(k model.ObjectKey) { w.Set(model.Object{Key: k}) }
 
-// SetProblems replaces what is wrong with a source of objects, such as a file that cannot be read.
+// SetProblems replaces the problems of a source of objects, such as a file that cannot be read.
 func (w *World) SetProblems(source string, problems []model.Problem) {
 	setOrDelete(w.problems, source, problems)
 }
@@ -159,7 +159,7 @@ func (w *World) entry(k model.ServiceKey) *entry {
 	return e
 }
 
-// release forgets an entry that holds nothing.
+// release deletes the entry of a Service if it holds nothing.
 func (w *World) release(k model.ServiceKey) {
 	if e := w.services[k]; e != nil && e.service == nil && len(e.slices) == 0 {
 		delete(w.services, k)
@@ -169,7 +169,7 @@ func (w *World) release(k model.ServiceKey) {
 func (w *World) touch(k model.ServiceKey) { w.changed[k] = true }
 
 // Changed returns, in order, the Services whose plan may differ since the last call: those whose objects changed, and
-// those that won or lost a frontend to them. It forgets them.
+// those that won or lost a frontend to them. It returns each change once.
 func (w *World) Changed() []model.ServiceKey {
 	changed := slices.SortedFunc(maps.Keys(w.changed), model.ServiceKey.Compare)
 	clear(w.changed)
@@ -213,7 +213,7 @@ func (w *World) Plan(k model.ServiceKey) *Plan {
 	return newPlan(e.service, sortSlices(e.slices), granted)
 }
 
-// Problems returns everything that is wrong now, in order.
+// Problems returns all present problems, in order.
 func (w *World) Problems() []model.Problem {
 	all := w.claims.problems()
 	for _, p := range w.problems {

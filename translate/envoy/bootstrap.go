@@ -17,10 +17,10 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// GenerationKey is the field of Envoy's node metadata that says which Envoy instance it is.
+// GenerationKey is the field of Envoy's node metadata that holds the number of the Envoy instance.
 const GenerationKey = "generation"
 
-// Bootstrap is what one Envoy is started with.
+// Bootstrap is the configuration that one Envoy instance starts with.
 type Bootstrap struct {
 	Node        string // The node's name, which Envoy reports as its id.
 	Instance    int    // Counts the Envoys of a node; two may run while one replaces the other.
@@ -65,7 +65,7 @@ func (b Bootstrap) JSON() ([]byte, error) {
 	return protojson.MarshalOptions{UseProtoNames: true, Multiline: true}.Marshal(out)
 }
 
-// xdsCluster leads to the agent.
+// xdsCluster is the static cluster of the agent's xDS server.
 func (b Bootstrap) xdsCluster() (*clusterpb.Cluster, error) {
 	options, err := anypb.New(&httppb.HttpProtocolOptions{UpstreamProtocolOptions: &httppb.HttpProtocolOptions_ExplicitHttpConfig_{
 		ExplicitHttpConfig: &httppb.HttpProtocolOptions_ExplicitHttpConfig{

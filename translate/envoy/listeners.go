@@ -31,8 +31,8 @@ var (
 	// another namespace, so a NodePort's destination is rewritten to them on the way in.
 	NodePortAlias4 = netip.MustParseAddr("169.254.64.1")
 	NodePortAlias6 = netip.MustParseAddr("fd00:fa1::1")
-	// aliases4 and aliases6 hold what stands for other frontends at an address of the node, such as a load balancer's that
-	// the node itself has.
+	// aliases4 and aliases6 hold the aliases of other frontends' addresses that are the node's own, such as a load
+	// balancer's that the node itself has.
 	aliases4 = netip.MustParsePrefix("169.254.67.0/24")
 	aliases6 = netip.MustParsePrefix("fd00:fa1:3::/120")
 	// Masquerade4 and Masquerade6 hold the sources that datagrams of class masq arrive with.
@@ -42,7 +42,7 @@ var (
 
 // Timeouts and sizes of the data path.
 const (
-	// udpIdle ends a UDP session; Linux forgets an unanswered UDP flow after the same time.
+	// udpIdle ends a UDP session; conntrack expires an unanswered UDP flow after the same time.
 	udpIdle = 30 * time.Second
 	// maxDatagram is the largest UDP payload. Envoy's default drops what is longer than 1500 bytes.
 	maxDatagram = 65_535
@@ -52,7 +52,7 @@ const (
 	connectAttempts = 3
 )
 
-// ListenerPort returns the port on which Envoy takes the TCP connections of a class.
+// ListenerPort returns the port on which Envoy accepts the TCP connections of a class.
 func ListenerPort(class frontendpb.Class) uint16 { return 15000 + uint16(class) }
 
 // Alias stands for an address of the node inside the proxy's namespace.
@@ -73,7 +73,7 @@ func NewAlias(address netip.Addr, number int) Alias {
 	return Alias{address, alias}
 }
 
-// CatchAll returns the listeners, one of each family, that take every TCP connection of a class. The cluster is found by the
+// CatchAll returns the listeners, one of each family, that accept every TCP connection of a class. The cluster is found by the
 // address that the client dialled, so that a new Service needs no new listener: ten thousand clusters load in seconds,
 // ten thousand listeners in minutes.
 func CatchAll(class frontendpb.Class, aliases []Alias) []*listenerpb.Listener {
@@ -141,7 +141,7 @@ func tcpFilters(format string) []*listenerpb.Filter {
 		}}}),
 		filter("tcp_proxy", &tcpproxypb.TcpProxy{
 			StatPrefix: "tcp",
-			// Only used were the name above missing; Envoy insists on one.
+			// Envoy requires a cluster here, and uses it only if the name above is missing.
 			ClusterSpecifier: &tcpproxypb.TcpProxy_Cluster{Cluster: "none"},
 			// The kernel never closes an idle connection, so neither does Envoy; keep-alives find dead peers.
 			IdleTimeout:        durationpb.New(0),
@@ -155,9 +155,9 @@ func filter(name string, config proto.Message) *listenerpb.Filter {
 	return &listenerpb.Filter{Name: name, ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: pack(config)}}
 }
 
-// UDPListener returns the listener of the UDP frontend f of that name, bound to its very address: Envoy answers datagrams from the port
-// that its socket is bound to, so they cannot be steered to another one. pods are the sources that count as pods, which
-// matters when connections from outside have endpoints of their own.
+// UDPListener returns the listener of the UDP frontend f of that name, bound to its very address: Envoy answers datagrams from
+// the port that its socket is bound to, so they cannot be redirected to another one. pods are the sources that count as pods,
+// which matters when connections from outside have endpoints of their own.
 func UDPListener(frontend string, f *frontendpb.Frontend, pods []netip.Prefix, aliases []Alias) *listenerpb.Listener {
 	ip := f.Addr()
 	if !ip.IsValid() {
@@ -224,7 +224,7 @@ func sourceMatcher(prefixes []netip.Prefix, onMatch *matcherpb.Matcher_OnMatch) 
 }
 
 // pack wraps a message. One that cannot be marshalled, which takes a string that is not UTF-8, becomes nil; the listener
-// then breaks Envoy's constraints, and whoever validates it says so.
+// then breaks Envoy's constraints, and its validation reports that.
 func pack(m proto.Message) *anypb.Any {
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {

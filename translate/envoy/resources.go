@@ -2,7 +2,7 @@
 // what never changes with a Service: the catch-all listeners and the bootstrap.
 //
 // Frontends come in, protobuf messages go out, in a fixed order and with fixed content for equal input. The package
-// never talks to anything.
+// does no I/O.
 package envoy
 
 import (
@@ -57,7 +57,7 @@ func Resources(frontends []model.Frontend) []Resource {
 	var clusters, assignments, fronts []Resource
 	known := map[string]bool{} // Sets that have their assignment.
 	add := func(f *model.Frontend, external bool, set *model.EndpointSet) {
-		// What the kernel forwards has clusters, too: an agent that does not know the class direct leads it to Envoy.
+		// What the kernel forwards has clusters, too: an agent that does not know the class direct sends its traffic to Envoy.
 		if f.Protocol != model.SCTP {
 			name := clusterName(f.Name(), external)
 			clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
@@ -114,7 +114,7 @@ func cluster(name, set string) *clusterpb.Cluster {
 	}
 }
 
-// adsSource says that a resource comes over the stream that the cluster came by.
+// adsSource is the config source of a resource that is served over the same stream as the cluster.
 func adsSource() *corepb.ConfigSource {
 	return &corepb.ConfigSource{
 		ResourceApiVersion:    corepb.ApiVersion_V3,
@@ -122,7 +122,7 @@ func adsSource() *corepb.ConfigSource {
 	}
 }
 
-// keepalive finds peers that are gone: idle connections are otherwise kept for ever, as kube-proxy keeps them.
+// keepalive detects dead peers: idle connections are otherwise kept for ever, as kube-proxy keeps them.
 func keepalive() *corepb.TcpKeepalive {
 	return &corepb.TcpKeepalive{
 		KeepaliveTime:     wrapperspb.UInt32(300),
@@ -136,7 +136,7 @@ func keepalive() *corepb.TcpKeepalive {
 func assignment(set *model.EndpointSet) *endpointpb.ClusterLoadAssignment {
 	cla := &endpointpb.ClusterLoadAssignment{
 		ClusterName: set.Name,
-		// One healthy endpoint is enough to keep a priority: never spill over because some are gone.
+		// One healthy endpoint is enough to keep a priority: never spill over because others are not.
 		Policy: &endpointpb.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(1_000_000)},
 	}
 	byZone := map[string]*endpointpb.LocalityLbEndpoints{}

@@ -10,14 +10,14 @@ import (
 // of each family and its chains.
 var Classes = []Class{Class_KEEP, Class_MASQ, Class_EXTERNAL}
 
-// classNames are what listeners, links and chains of a class are called.
+// classNames are the names of the classes in listeners, links and chains.
 var classNames = map[Class]string{Class_KEEP: "keep", Class_MASQ: "masq", Class_EXTERNAL: "external"}
 
 // Label returns the name of a class in listeners, links and chains; empty for one that is not among Classes.
 func (c Class) Label() string { return classNames[c] }
 
 // classes is the class of a forwarded connection, by the source that its route has and by its origin. A host's own address
-// cannot be spoofed from a veth, since its replies would never leave the host: what a node dials itself is always masqueraded.
+// cannot be spoofed from a veth, since its replies would never leave the host: a node's own connections are always masqueraded.
 var classes = map[model.Source][model.Origins]Class{
 	model.Preserve:   {model.FromPod: Class_KEEP, model.FromNode: Class_MASQ, model.FromOutside: Class_KEEP},
 	model.Masquerade: {model.FromPod: Class_MASQ, model.FromNode: Class_MASQ, model.FromOutside: Class_MASQ},

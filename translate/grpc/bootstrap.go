@@ -6,25 +6,25 @@ import (
 )
 
 // NodeKey is the field of a client's node metadata that holds the name of the Kubernetes node that it runs on. Its
-// node.id cannot: it tells one client from another, and many run on one node.
+// node.id cannot hold that: it distinguishes clients, and many run on one node.
 const NodeKey = "NODE_NAME"
 
-// Bootstrap is what a gRPC program is started with, in $GRPC_XDS_BOOTSTRAP (a file) or $GRPC_XDS_BOOTSTRAP_CONFIG (the
-// text itself).
+// Bootstrap is the xDS bootstrap configuration of a gRPC program, in $GRPC_XDS_BOOTSTRAP (a file) or
+// $GRPC_XDS_BOOTSTRAP_CONFIG (the text itself).
 type Bootstrap struct {
 	// Servers are gRPC targets of the control plane. The first is used, and a later one only by a client that cannot
 	// reach those before and lacks something (gRFC A71). So replicas belong behind one name, dns:///name:port, of which
 	// a client tries all addresses.
 	Servers []string
 
-	ID   string // Tells the client from others: the pod's namespace/name, say.
+	ID   string // Distinguishes the client from others: the pod's namespace/name, say.
 	Node string // The Kubernetes node that it runs on, for topology hints and Local traffic policies; may be empty.
 	Zone string // The zone of the client, for a control plane that does not know the node; may be empty.
 
 	Insecure bool   // Plaintext. Else TLS.
-	CAFile   string // What the server's certificate is verified with; empty for the system's roots.
-	// TokenFile holds a token by which the client shows who it is (gRFC A97). gRPC sends none over plaintext, and has to be
-	// told to heed it by GRPC_EXPERIMENTAL_XDS_BOOTSTRAP_CALL_CREDS=true. Empty for none.
+	CAFile   string // The CAs that the server's certificate is verified with; empty for the system's.
+	// TokenFile holds a token by which the client authenticates itself (gRFC A97). gRPC sends none over plaintext, and uses
+	// it only with GRPC_EXPERIMENTAL_XDS_BOOTSTRAP_CALL_CREDS=true in its environment. Empty for none.
 	TokenFile string
 }
 

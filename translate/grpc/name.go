@@ -9,7 +9,7 @@ import (
 // Domain is the DNS domain of the cluster, such as cluster.local.
 type Domain string
 
-// DefaultDomain is the domain of a cluster that was not given another one.
+// DefaultDomain is the domain of a cluster that configures no other one.
 const DefaultDomain Domain = "cluster.local"
 
 // target is what a client dials: one port of a Service, by its number or its name.

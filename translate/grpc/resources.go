@@ -1,7 +1,7 @@
 // Package grpc turns Services into the resources by which gRPC programs balance over their endpoints themselves, without
-// a proxy, and writes what such a program is started with.
+// a proxy, and builds the bootstrap of such a program.
 //
-// A Service's frontends come in, protobuf messages go out. The package never talks to anything, and decides nothing
+// A Service's frontends come in, protobuf messages go out. The package does no I/O, and decides nothing
 // about endpoints: a client gets the assignment that its node's Envoy gets, chosen by the same view.
 //
 // A client that dials xds:///web.default:80 asks for four resources, each named by the one before:
@@ -46,8 +46,8 @@ import (
 // unlimited lifts gRPC's limit of 1024 calls at a time to one cluster from one process.
 const unlimited = 1_000_000_000
 
-// maxName is how long a name may be that something is derived from, in bytes: longer than any that can be dialled, and
-// short enough that a client cannot have much made of little.
+// maxName is the longest name, in bytes, that a resource is derived from: longer than any that can be dialled, and short
+// enough that a small request cannot cause a large response.
 const maxName = 512
 
 // nowhere is a cluster without endpoints. No call gets there, but a RouteConfiguration has to name a cluster.
@@ -159,7 +159,7 @@ func listener(name, routes string) *listenerpb.Listener {
 	return &listenerpb.Listener{Name: name, ApiListener: &listenerpb.ApiListener{ApiListener: packed(manager)}}
 }
 
-// route returns a RouteConfiguration that leads all calls to one set of endpoints, whatever form of the name was dialled.
+// route returns a RouteConfiguration that routes all calls to one set of endpoints, whatever form of the name was dialled.
 func route(name, set string) *routepb.RouteConfiguration {
 	return routeIf(&routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Prefix{}}, name, set)
 }
@@ -167,7 +167,7 @@ func route(name, set string) *routepb.RouteConfiguration {
 // noRoute returns a RouteConfiguration that matches no call: every method has a name after the slash.
 //
 // Less would do for grpc-go and the C++ core. But without a virtual host, Node.js lets calls wait for their deadlines,
-// and without a route Java tells of a mistake of its own.
+// and without a route Java reports a mistake of its own.
 func noRoute(name string) *routepb.RouteConfiguration {
 	return routeIf(&routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Path{Path: "/"}}, name, nowhere)
 }
@@ -210,7 +210,7 @@ func cluster(set string) *clusterpb.Cluster {
 	}
 }
 
-// ads says that a resource comes over the stream that this one came by.
+// ads is the config source of a resource that is served over the same stream as the one that refers to it.
 func ads() *corepb.ConfigSource {
 	return &corepb.ConfigSource{
 		ResourceApiVersion:    corepb.ApiVersion_V3,
@@ -218,7 +218,7 @@ func ads() *corepb.ConfigSource {
 	}
 }
 
-// packed returns a message as one of a type that the receiver cannot know in advance. Packing fails only for text that is
+// packed wraps a message in an Any. Packing fails only for text that is
 // not valid UTF-8; such a name never gets here, neither from the API server nor from a client.
 func packed(m proto.Message) *anypb.Any {
 	value, _ := proto.MarshalOptions{Deterministic: true}.Marshal(m)

@@ -75,7 +75,7 @@ func loadBalancerIPs(svc *corev1.Service, clusterIPs []netip.Addr, rep *report) 
 	return all
 }
 
-// answered reports whether connections come to the nodes with the load balancer's address still on them (ipMode VIP).
+// answered reports whether connections come to the nodes with the load balancer's address as their destination (ipMode VIP).
 func answered(ingress corev1.LoadBalancerIngress, field string, rep *report) bool {
 	if ingress.IPMode == nil {
 		return true

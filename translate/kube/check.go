@@ -36,7 +36,7 @@ func newReport(key model.ObjectKey) *report {
 	return &report{object: shorten(printable)}
 }
 
-// add notes a problem. The message names the field, the value and the fix.
+// add adds a problem. The message names the field, the value and the fix.
 func (r *report) add(reason model.Reason, format string, args ...any) {
 	if len(r.problems) == maxProblems {
 		r.unlisted++
@@ -45,7 +45,7 @@ func (r *report) add(reason model.Reason, format string, args ...any) {
 	r.problems = append(r.problems, model.Problem{Object: r.object, Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// list returns what was noted.
+// list returns the problems.
 func (r *report) list() []model.Problem {
 	if r.unlisted == 0 {
 		return r.problems
@@ -57,12 +57,12 @@ func (r *report) list() []model.Problem {
 	})
 }
 
-// label notes if a name is not one that Kubernetes gives to Services, namespaces and ports.
+// label adds a problem if a name is not one that Kubernetes gives to Services, namespaces and ports.
 func (r *report) label(field, name string) bool {
 	return r.name(field, name, "at most 63 small letters, digits and dashes, with a letter or digit at both ends", validation.IsDNS1123Label)
 }
 
-// subdomain notes if a name is not one that Kubernetes gives to most objects.
+// subdomain adds a problem if a name is not one that Kubernetes gives to most objects.
 func (r *report) subdomain(field, name string) bool {
 	return r.name(field, name, "at most 253 small letters, digits, dashes and dots, with a letter or digit at both ends of each part", validation.IsDNS1123Subdomain)
 }
@@ -75,7 +75,7 @@ func (r *report) name(field, name, rule string, faults func(string) []string) bo
 	return false
 }
 
-// address reads an IP address, and notes if it is none. IPv4 addresses written as IPv6 are read as IPv4, as in
+// address reads an IP address, and adds a problem if it is none. IPv4 addresses written as IPv6 are read as IPv4, as in
 // kube-proxy; numbers with leading zeros are not read, because programs disagree on whether they are octal.
 func (r *report) address(field, text string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(text)
@@ -86,7 +86,7 @@ func (r *report) address(field, text string) (netip.Addr, bool) {
 	return a.Unmap(), true
 }
 
-// routable notes if nothing can be forwarded to or from an address beyond one host or link.
+// routable adds a problem if nothing can be forwarded to or from an address beyond one host or link.
 func (r *report) routable(field string, a netip.Addr, linkLocal bool) bool {
 	var sort string
 	switch {
@@ -107,7 +107,7 @@ func (r *report) routable(field string, a netip.Addr, linkLocal bool) bool {
 	return false
 }
 
-// port notes if a number is not a port's.
+// port adds a problem if a number is not a port's.
 func (r *report) port(field string, number int32) bool {
 	if number >= 1 && number <= 65535 {
 		return true
@@ -116,7 +116,7 @@ func (r *report) port(field string, number int32) bool {
 	return false
 }
 
-// protocol reads a protocol, TCP if there is none, and notes if it is unknown.
+// protocol reads a protocol, TCP if there is none, and adds a problem if it is unknown.
 func (r *report) protocol(field, text string) (model.Protocol, bool) {
 	switch p := model.Protocol(text); p {
 	case "":

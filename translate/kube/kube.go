@@ -17,19 +17,19 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// LabelServiceProxyName is the label that takes a Service away from the cluster's default proxy and gives it to the one
-// named by its value.
+// LabelServiceProxyName is the label that assigns a Service to the proxy named by its value, instead of the cluster's
+// default one.
 const LabelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
 // Reader reads objects. The zero Reader is the cluster's default proxy.
 type Reader struct {
-	// ServiceProxyName says which Services are ours: those whose label LabelServiceProxyName has this value or, if it is
+	// ServiceProxyName selects the Services that are ours: those whose label LabelServiceProxyName has this value or, if it is
 	// empty, those without the label.
 	ServiceProxyName string
 }
 
 // Read returns what an object means. Seen is when the object was seen to be as it is; it stands for the time of the
-// change where the object itself does not tell. An object of a kind that Fairlead does not read has no key.
+// change where the object itself does not hold it. An object of a kind that Fairlead does not read has no key.
 func (r Reader) Read(o runtime.Object, seen time.Time) model.Object {
 	var read model.Object
 	var change *model.ObjectVersion

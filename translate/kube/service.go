@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// service reads a Service. One that is another proxy's, headless or of type ExternalName means nothing.
+// service reads a Service. One that is another proxy's, headless or of type ExternalName yields nothing.
 func (r Reader) service(svc *corev1.Service) model.Object {
 	key := keyOf(model.KindService, svc)
 	o := model.Object{Key: key}
@@ -154,7 +154,7 @@ func servicePorts(svc *corev1.Service, rep *report) []model.Port {
 func sourceRanges(svc *corev1.Service, rep *report) map[model.Family][]netip.Prefix {
 	prefixes, bound, lifted := map[model.Family][]netip.Prefix{}, map[model.Family]bool{}, map[model.Family]bool{}
 	for i, text := range svc.Spec.LoadBalancerSourceRanges {
-		text = strings.TrimSpace(text) // Which the API server's validation lets through.
+		text = strings.TrimSpace(text) // The API server's validation accepts spaces around a range.
 		if text == "" {
 			continue
 		}
@@ -195,7 +195,7 @@ func withoutOverlaps(prefixes []netip.Prefix) []netip.Prefix {
 	return outer
 }
 
-// defaultAffinity and maxAffinity are what the API server fills in and lets through.
+// defaultAffinity and maxAffinity are the API server's default and maximum.
 const (
 	defaultAffinity = 3 * time.Hour
 	maxAffinity     = 24 * time.Hour

@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// slice reads an EndpointSlice. One of a headless Service, or of names instead of addresses, means nothing.
+// slice reads an EndpointSlice. One of a headless Service, or of names instead of addresses, yields nothing.
 func slice(es *discoveryv1.EndpointSlice) model.Object {
 	key := keyOf(model.KindEndpointSlice, es)
 	o := model.Object{Key: key}
@@ -46,7 +46,7 @@ func readSlice(es *discoveryv1.EndpointSlice, key model.ObjectKey, rep *report) 
 		rep.add(model.InvalidValue, "addressType: %s is not a type of address; write IPv4 or IPv6", quote(string(es.AddressType)))
 		return nil
 	}
-	// The controller notes when the pod changed for which it wrote the slice; people wait from then on.
+	// The controller annotates the slice with when the pod changed that made it write: the latency counts from then.
 	if t, err := time.Parse(time.RFC3339Nano, es.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
 		s.Version.At = t.UTC()
 	}

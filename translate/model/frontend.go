@@ -61,7 +61,7 @@ type Frontend struct {
 	PortName    string // The Service port's name; may be empty.
 
 	Routes       [Origins]Route // By Origin.
-	SourceRanges *SourceRanges  // Who may dial it at all, on the way of Routes; everyone else is dropped. Nil: everyone may.
+	SourceRanges *SourceRanges  // Who may dial it at all; Routes apply to them, everyone else is dropped. Nil: everyone may.
 	Direct       *Direct        // How the kernel forwards it by itself; nil: Envoy forwards it.
 	HealthCheck  *HealthCheck   // Of the Service, on its ClusterIP frontends, in their family; nil if it has none.
 }
@@ -80,8 +80,8 @@ type HealthCheck struct {
 // SourceRanges limit who may dial a load balancer's address.
 type SourceRanges struct {
 	Prefixes []netip.Prefix // In order, and no two overlap. None: nobody may.
-	// Addresses are the load balancer's, in order: a node that has one itself dials it under it, and may if its own address is
-	// in a prefix.
+	// Addresses are the load balancer's, in order: a node that has one itself dials it with that address as the source, and may
+	// if the node's own address is in a prefix.
 	Addresses []netip.Addr
 }
 
@@ -94,7 +94,8 @@ func (r *SourceRanges) Strings() []string {
 	return all
 }
 
-// Name returns the frontend's name: 10.96.0.10:80/TCP, [fd00::1]:80/TCP, *:30080/TCP, or [*]:30080/TCP for the IPv6 half of a NodePort.
+// Name returns the frontend's name: 10.96.0.10:80/TCP, [fd00::1]:80/TCP, *:30080/TCP, or [*]:30080/TCP for the IPv6 half of a
+// NodePort.
 func (f *Frontend) Name() string { return f.HostPort() + "/" + string(f.Protocol) }
 
 // ExternalEndpoints reports whether connections from outside have endpoints of their own (externalTrafficPolicy Local).

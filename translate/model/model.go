@@ -107,7 +107,7 @@ type Service struct {
 	Affinity time.Duration // How long a client keeps its endpoint after it last connected; 0: not at all. Whole seconds.
 	Direct   bool          // Its connections are to be forwarded by the kernel alone.
 
-	HealthCheckNodePort uint16 // Where nodes tell the load balancer how many local endpoints they have; 0: nowhere.
+	HealthCheckNodePort uint16 // Where nodes report to the load balancer how many local endpoints they have; 0: nowhere.
 }
 
 // Port is one port of a Service.
@@ -177,7 +177,7 @@ const (
 	KindService       ObjectKind = "Service"
 	KindEndpointSlice ObjectKind = "EndpointSlice"
 	KindNode          ObjectKind = "Node"
-	KindEndpoints     ObjectKind = "Endpoints" // Only to say that EndpointSlices are read in their place.
+	KindEndpoints     ObjectKind = "Endpoints" // Read only to report that EndpointSlices are read in their place.
 )
 
 // ObjectKey names an object. Nodes have no namespace.
@@ -195,7 +195,7 @@ func (k ObjectKey) String() string {
 }
 
 // Object is what one Kubernetes object means: at most one of a Service, an EndpointSlice and a Node, and what is wrong
-// with it. An object that needs no forwarding means none of them, and may have problems still.
+// with it. An object that needs no forwarding holds none of them, and may still have problems.
 type Object struct {
 	Key      ObjectKey
 	Service  *Service

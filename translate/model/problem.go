@@ -36,6 +36,6 @@ const (
 	UnsupportedObject Reason = "UnsupportedObject" // An object in whose place another kind or version is needed.
 	UnknownNode       Reason = "UnknownNode"       // A view of a node that no object describes.
 	PortUnavailable   Reason = "PortUnavailable"   // A port that a node cannot listen on.
-	UnknownPods       Reason = "UnknownPods"       // A node that cannot tell its pods from outsiders.
+	UnknownPods       Reason = "UnknownPods"       // A node that cannot distinguish its pods from outsiders.
 	Unreadable        Reason = "Unreadable"        // A file that cannot be read or parsed.
 )

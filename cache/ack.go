@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// maxDetail is how much is kept of what a client says about a response that it rejects, in bytes.
+// maxDetail is how much is kept of the error message of a NACK, in bytes.
 const maxDetail = 2048
 
-// verdict is what a request says about an earlier response. The zero value says nothing.
+// verdict is a request's ACK or NACK of an earlier response. The zero value is neither.
 type verdict struct {
 	acked, nacked bool
 	detail        string
@@ -16,7 +16,7 @@ type verdict struct {
 	applied       uint64
 }
 
-// report tells an observer.
+// report calls the observer.
 func (v verdict) report(o Observer, node, typeURL string) {
 	switch {
 	case v.acked:
@@ -26,11 +26,10 @@ func (v verdict) report(o Observer, node, typeURL string) {
 	}
 }
 
-// acknowledge takes in what a request says about the response with its nonce: that the client rejects it, and why, or
-// that it does not.
+// acknowledge applies the ACK or NACK that a request holds for the response with its nonce.
 //
 // A rejected response is not sent again: the client would reject it again. What was in it counts as lacking until the
-// client has accepted another content of the names, or that they are gone.
+// client has accepted another content of the names, or their removal.
 func (t *subscription) acknowledge(nonce string, rejects bool, detail string) verdict {
 	if nonce == "" {
 		return verdict{}
@@ -65,10 +64,10 @@ func excerpt(detail string) string {
 	return strings.ToValidUTF8(detail, "")
 }
 
-// accept notes that the client has taken over a response.
+// accept records that the client has accepted a response.
 func (t *subscription) accept(r *response) {
 	if !t.delta() && fullState(t.typeURL) {
-		clear(t.rejected) // What is not in the response is gone.
+		clear(t.rejected) // What is not in the response is removed.
 	}
 	if len(t.rejected) > 0 {
 		delete(t.rejected, "")

@@ -1,9 +1,9 @@
-// Package cache remembers what clients were sent.
+// Package cache holds the resources that clients subscribe to, and what each client was sent.
 //
 // In come Contributions: what each Service contributes, by variant; and Views: what may differ between nodes. Out go xDS
 // responses, delta and state of the world, through go-control-plane's server: a [Stream] is its ConfigWatcher for one
 // client, the [Cache] its ConfigFetcher. The package never decides what a resource contains, never looks into one
-// (except for the assignment that a cluster refers to), does no I/O and does not know what time it is.
+// (except for the assignment that a cluster refers to), does no I/O and reads no clock.
 package cache
 
 import (
@@ -33,13 +33,13 @@ type Update struct {
 	Traceparent   string                  // W3C trace context that goes with the resources that the update changes; may be empty.
 }
 
-// Observer is told what clients make of responses. Its methods are called without a lock held, on the goroutine of the
+// Observer learns how clients answer responses. Its methods are called without a lock held, on the goroutine of the
 // stream: they may call the cache, but what they do delays that client's next response.
 type Observer interface {
-	// Acked says that the node's client has acknowledged a response, with something of the publishes from since on, and
-	// that this stream now has everything of the type up to publish seq. Since is 1 for what a client gets first.
+	// Acked is called when the node's client has acknowledged a response, with something of the publishes from since on, and
+	// this stream now has everything of the type up to publish seq. Since is 1 for what a client gets first.
 	Acked(node, typeURL string, since, seq uint64)
-	// Nacked says that the node's client has rejected a response, and why, in its own words.
+	// Nacked is called when the node's client has rejected a response; detail is its error message.
 	Nacked(node, typeURL, detail string)
 }
 
@@ -47,13 +47,13 @@ type Observer interface {
 type Config struct {
 	Observer Observer // May be nil.
 
-	// Failed is called when Failures has more to say than after the last Publish: a client came for which something could not
-	// be rendered. It is called without a lock held, on the goroutine of the stream. May be nil.
+	// Failed is called when Failures has more entries than after the last Publish: a client connected for which a variant could
+	// not be rendered. It is called without a lock held, on the goroutine of the stream. May be nil.
 	Failed func()
 
-	// Derive returns the resource that follows from its name alone, always the same. It is asked about names that no
-	// contribution has, and only for clients that subscribe to them one by one: those that subscribe to everything get what contributions
-	// hold. It is called while the cache is locked. May be nil.
+	// Derive returns the resource that follows from its name alone, always the same. It is called with names that no
+	// contribution has, and only for clients that subscribe to them one by one: those that subscribe to everything get what
+	// contributions hold. It is called while the cache is locked. May be nil.
 	Derive func(typeURL, name string) (Resource, bool)
 }
 
@@ -61,8 +61,8 @@ type Config struct {
 //
 // One mutex guards all of it, the state of the streams included. What is done under it for one stream is short: it
 // never marshals, since variants are rendered before it is taken (see lockRendered), and it never waits. Responses are handed to
-// go-control-plane through channels with room for them (see subscription.push), so a client that does not read holds
-// up nobody but itself.
+// go-control-plane through channels with room for them (see subscription.push), so a client that does not read delays
+// only itself.
 type Cache struct {
 	observer  Observer
 	onFailure func()
@@ -70,7 +70,7 @@ type Cache struct {
 
 	mu           sync.Mutex
 	seq          uint64 // Publishes so far.
-	system       string // The same in writing.
+	system       string // The same as text.
 	slots        map[string]*slot
 	holders      map[resourceName][]*slot        // Which contributions have a resource of the name in some variant, by contribution ID.
 	views        map[string]model.View           // By node, as published.
@@ -78,11 +78,11 @@ type Cache struct {
 	nodes        map[string]map[*Stream]struct{} // The streams of each node.id.
 	touched      []*Stream                       // Streams that the present publish may concern; scratch.
 	failures     map[string]error                // Why contributions could not be rendered, by ID.
-	failed       bool                            // There are more of them since the last Publish.
+	failed       bool                            // Failures has more entries than after the last Publish.
 	viewerDeltas []viewerDelta                   // What viewers lose and gain by the present change of a contribution; scratch.
 }
 
-// New returns an empty cache. It answers nothing before the first Publish.
+// New returns an empty cache. It sends nothing before the first Publish.
 func New(cfg Config) *Cache {
 	return &Cache{
 		observer:  cfg.Observer,
@@ -132,11 +132,11 @@ func (c *Cache) Publish(u Update) (seq uint64) {
 		c.touched[i] = nil
 	}
 	c.touched = c.touched[:0]
-	c.failed = false // Whoever publishes asks for Failures.
+	c.failed = false // The publisher reads Failures itself.
 	return c.seq
 }
 
-// viewerDelta is what one viewer has to be told about.
+// viewerDelta is what changes for one viewer.
 type viewerDelta struct {
 	viewer *viewer
 	deltas []delta

@@ -7,10 +7,10 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// A name should belong to one contribution. Where two have it, views see that of the contribution with the lowest ID, whatever came
-// first, so that all replicas serve the same.
+// A name should belong to one contribution. Where two have it, views see that of the contribution with the lowest ID, whatever
+// came first, so that all replicas serve the same.
 
-// delta is what becomes of one name when a contribution or a view changes.
+// delta is the change of one name when a contribution or a view changes.
 type delta struct {
 	resourceName
 	had       string // The version that the viewer had, "" for none.
@@ -28,7 +28,7 @@ func (c *Cache) hold(u *slot) {
 	}
 }
 
-// holdVariant does so for the names of one variant. Names stay entered when a variant goes, since others mostly have
+// holdVariant does so for the names of one variant. Names stay entered when a variant is released, since others mostly have
 // them too, and looking up an entry too many costs nothing but time.
 func (c *Cache) holdVariant(u *slot, v *variant) {
 	for _, e := range v.entries {
@@ -69,7 +69,7 @@ func (c *Cache) lookUp(view model.View, n resourceName) *entry {
 }
 
 // derived returns what follows from a name that no contribution has, nil if nothing does. It is made anew each time: it takes
-// microseconds, when a client subscribes or the last contribution with the name goes.
+// microseconds, when a client subscribes or the last contribution with the name is removed.
 func (c *Cache) derived(n resourceName) *entry {
 	if c.derive == nil {
 		return nil

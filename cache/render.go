@@ -73,7 +73,7 @@ func (c *Cache) wantView(w wants, view model.View) {
 	}
 }
 
-// wantUpdate adds what connected clients need of an update with these new slots, nil for those that go.
+// wantUpdate adds what connected clients need of an update with these new slots, nil for those that it removes.
 func (c *Cache) wantUpdate(w wants, u Update, next map[string]*slot) {
 	for view := range c.viewers {
 		for _, s := range next {
@@ -87,7 +87,7 @@ func (c *Cache) wantUpdate(w wants, u Update, next map[string]*slot) {
 	}
 }
 
-// wantMoved adds what the clients with a view need that get another one; nil means that their node is known no more.
+// wantMoved adds what the clients with a view need that get another one; nil means that the update removes their node's view.
 func (c *Cache) wantMoved(w wants, view model.View, moved *model.View, next map[string]*slot) {
 	for stream := range c.viewers[view].streams {
 		to := model.View{Node: view.Node, Zone: stream.zone}

@@ -24,9 +24,9 @@ type Resource struct {
 
 // NewResource marshals and validates m. The error names the resource.
 //
-// The version is the first 12 bytes of a SHA-256 over the deterministic encoding. A client tells versions apart only
+// The version is the first 12 bytes of a SHA-256 over the deterministic encoding. A client compares versions only
 // within one name, so 96 bits never collide by accident, and a hash with cryptographic strength does not let the
-// author of a Service craft endpoints that pass for others. Encodings may differ between two builds of Fairlead;
+// author of a Service craft endpoints whose version equals that of others. Encodings may differ between two builds of Fairlead;
 // then a client that moves from one to the other gets equal content once more, which does no harm.
 func NewResource(typeURL, name string, m proto.Message) (Resource, error) {
 	if name == "" {

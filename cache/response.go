@@ -24,7 +24,7 @@ type response struct {
 	message interface{ GetNonce() string }
 }
 
-// nonce returns the nonce of a response that was sent, else "".
+// nonce returns the response's nonce, "" before it is sent.
 func (r *response) nonce() string {
 	if r.message == nil {
 		return ""
@@ -83,11 +83,11 @@ func (r *deltaResponse) GetDeltaDiscoveryResponse() (*discoverypb.DeltaDiscovery
 	return m, nil
 }
 
-// GetDeltaRequest returns what the server wants to know of the request: its type. The request itself may hold the names
+// GetDeltaRequest returns the part of the request that the server reads: its type. The request itself may hold the names
 // of everything, and is not kept.
 func (r *deltaResponse) GetDeltaRequest() *discoverypb.DeltaDiscoveryRequest { return r.request }
 
-// GetSystemVersion returns the sequence number of the publish, for people who debug.
+// GetSystemVersion returns the sequence number of the publish, for debugging.
 func (r *deltaResponse) GetSystemVersion() (string, error) { return r.system, nil }
 
 // GetResponseVersion is GetSystemVersion.
@@ -131,7 +131,7 @@ func (r *sotwResponse) GetDiscoveryResponse() (*discoverypb.DiscoveryResponse, e
 	return m, nil
 }
 
-// GetRequest returns what the server wants to know of the request: its type.
+// GetRequest returns the part of the request that the server reads: its type.
 func (r *sotwResponse) GetRequest() *discoverypb.DiscoveryRequest { return r.request }
 
 // GetVersion returns the version of the response's content.
@@ -154,7 +154,7 @@ func (r *sotwResponse) GetContext() context.Context { return context.Background(
 
 // rejected returns the names in the response that a NACK is about. Envoy applies every good resource of a CDS or LDS
 // response and names the bad ones in the detail. Of other types it may have stopped at the first bad one, and other
-// clients say what they like: then it may be any.
+// clients' details have no fixed form: then it may be any.
 func (r *response) rejected(typeURL, detail string) []string {
 	var all, named []string
 	r.each(func(name string) {

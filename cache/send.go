@@ -6,8 +6,8 @@ import (
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
-// sendAdditions sends what the client lacks of what exists. alone says that nothing else waits to be sent on the
-// stream: then the removals of the type go along, which saves a round trip.
+// sendAdditions sends what the client lacks of what exists. alone is true when nothing else waits to be sent on
+// the stream: then the response carries the removals of the type too, which saves a round trip.
 func (t *subscription) sendAdditions(alone bool) {
 	r := &response{}
 	if t.all {
@@ -21,10 +21,10 @@ func (t *subscription) sendAdditions(alone bool) {
 	t.send(r)
 }
 
-// sendRemovals tells the client what is gone.
+// sendRemovals sends the names of removed resources.
 func (t *subscription) sendRemovals() { t.send(&response{removed: t.takeRemoved()}) }
 
-// send sends a response, if it says anything or is due.
+// send sends a response, unless it is empty and none is due.
 func (t *subscription) send(r *response) {
 	if len(r.resources) == 0 && len(r.removed) == 0 && !t.answer {
 		return
@@ -63,7 +63,7 @@ func (t *subscription) takeChanged() []*discoverypb.Resource {
 	return found
 }
 
-// takeRemoved returns the names that are gone and that the client has or asks for.
+// takeRemoved returns the names of removed resources that the client has or asks for.
 func (t *subscription) takeRemoved() []string {
 	var gone []string
 	for name, had := range t.removed {
@@ -75,7 +75,7 @@ func (t *subscription) takeRemoved() []string {
 	return gone
 }
 
-// takeAll returns all resources that the client lacks by its own account, and notes those that it has too many.
+// takeAll returns all resources that the client lacks by its own account, and records those that it should have no more.
 func (t *subscription) takeAll() []*discoverypb.Resource {
 	var found []*discoverypb.Resource
 	t.each(func(e *entry) {
@@ -93,7 +93,7 @@ func (t *subscription) takeAll() []*discoverypb.Resource {
 	for name, had := range asked {
 		t.lackIfGone(name, had)
 	}
-	if has != nil { // On a later occasion, the client was told about its names when it asked for them.
+	if has != nil { // Otherwise the client got an answer about its names when it asked for them.
 		for name := range t.names {
 			t.lackIfGone(name, unknown)
 		}
@@ -101,7 +101,7 @@ func (t *subscription) takeAll() []*discoverypb.Resource {
 	return found
 }
 
-// lackIfGone notes that the client has a version of a name, if there is none now.
+// lackIfGone records the removal of a name of which the client has a version, if no resource has the name now.
 func (t *subscription) lackIfGone(name, had string) {
 	if t.follows(name) && t.lookUp(name) == nil {
 		t.lack(name, had, false)
@@ -128,7 +128,7 @@ func (t *subscription) each(do func(*entry)) {
 	}
 }
 
-// emptied returns m without entries. A large map would keep its memory, so it is let go.
+// emptied returns m without entries. A large map would keep its memory, so it is dropped.
 func emptied(m map[string]string) map[string]string {
 	if len(m) > 64 {
 		return nil

@@ -66,7 +66,7 @@ func (s *slot) of(view model.View) *variant {
 	return s.variants[s.contribution.Variant(view)]
 }
 
-// acquire notes that one more viewer needs its variant. If no other did, it makes the variant of what lockRendered has rendered,
+// acquire counts one more viewer of its variant. If no other did, it makes the variant of what lockRendered has rendered,
 // and returns it. prior is the slot that s replaces, if any.
 func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (made *variant) {
 	name := s.contribution.Variant(view)
@@ -92,7 +92,7 @@ func (s *slot) acquire(view model.View, prior *slot, trace *corepb.Metadata) (ma
 	return made
 }
 
-// release notes that one viewer less needs its variant. The variant that most views share stays: the next client will
+// release counts one viewer less of its variant. The variant that most views share stays: the next client will
 // need it again.
 func (s *slot) release(view model.View) {
 	name := s.contribution.Variant(view)
@@ -120,9 +120,9 @@ func entriesOf(resources []Resource, before *variant, trace *corepb.Metadata) []
 // coverClusters makes the version of an assignment cover the clusters that refer to it.
 //
 // A cluster that is new or changed stays warming, and so forwards nothing new, until an assignment arrives after it.
-// Envoy subscribes to the assignment by name, and with delta xDS says nothing when it already watches the name for
+// Envoy subscribes to the assignment by name, and with delta xDS sends no request when it already watches the name for
 // another cluster or for the one before: it waits for a push, and only after initial_fetch_timeout (15 s unless set)
-// makes do with what it has. So an assignment must be sent again whenever a cluster that uses it is. With its version
+// goes on with what it has. So an assignment must be sent again whenever a cluster that uses it is. With its version
 // covering the clusters' names and versions that follows from the rule that changes are sent, on every stream and
 // after every reconnect, and replicas still agree; the order of types (sendOrder) puts it after the clusters.
 func coverClusters(resources []Resource) {

@@ -74,7 +74,7 @@ func (c *Cache) Applied(node, typeURL string) uint64 {
 // Has reports whether there is a resource of the name, and the node's clients that subscribe to its type, at least
 // one, subscribe to it too and are known to have its present content.
 //
-// It tells what Applied cannot: an Envoy that has acknowledged a cluster may not have asked for its assignment yet.
+// It answers what Applied cannot: an Envoy that has acknowledged a cluster may not have asked for its assignment yet.
 func (c *Cache) Has(node, typeURL, name string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -34,11 +34,11 @@ var _ gcpcache.ConfigWatcher = (*Stream)(nil)
 
 // OpenStream returns the state of a new stream. Close must be called when the stream ends.
 //
-// go-control-plane's server does not tell its cache which stream a watch belongs to, nor when the stream ends. So each
-// stream has a server and a ConfigWatcher of its own, and nothing is kept for a client that is gone.
+// go-control-plane's server passes its cache neither the stream that a watch belongs to nor the stream's end. So each
+// stream has a server and a ConfigWatcher of its own, and nothing is kept for a client that has disconnected.
 func (c *Cache) OpenStream() *Stream { return &Stream{cache: c} }
 
-// Close forgets the stream. Watches can no longer be created.
+// Close removes the stream from the cache. Watches can no longer be created.
 func (s *Stream) Close() {
 	c := s.cache
 	c.mu.Lock()
@@ -83,7 +83,7 @@ func (s *Stream) CreateWatch(req *discoverypb.DiscoveryRequest, sub gcpcache.Sub
 	})
 }
 
-// watch opens the watch of a type, after take has taken the request in, and sends what can be sent.
+// watch opens the watch of a type, after take has applied the request, and sends what can be sent.
 func (s *Stream) watch(req request, take func(*subscription) verdict) (cancel func(), err error) {
 	c := s.cache
 	c.lockRendered(func(w wants) {
@@ -119,7 +119,7 @@ type request interface {
 	GetTypeUrl() string
 }
 
-// identify enters the stream among those of its node with the first request, and makes sure that it stays there.
+// identify enters the stream among those of its node with the first request, and refuses later requests of another node.
 func (s *Stream) identify(node *corepb.Node) error {
 	id := node.GetId()
 	switch {
@@ -181,7 +181,7 @@ func (s *Stream) find(typeURL string) *subscription {
 	return nil
 }
 
-// note remembers changes of what the stream's view sees, as far as the client subscribes to it, for the next flush.
+// note records changes of what the stream's view sees, as far as the client subscribes to it, for the next flush.
 func (s *Stream) note(changes []delta) {
 	for _, ch := range changes {
 		t := s.find(ch.typeURL)
@@ -206,15 +206,15 @@ func (s *Stream) touch() {
 	}
 }
 
-// flush sends what can be sent, and notes which types then lack nothing.
+// flush sends what can be sent, and records which types then lack nothing.
 //
 // Additions and changes come first, in sendOrder; then removals, in removeOrder, so that nothing is taken away while
 // something still refers to it. A type whose watch is not open, because the client has yet to acknowledge the response
-// before, holds up the types after it: on the wire, an assignment never overtakes the cluster that needs it. The
+// before, delays the types after it: on the wire, an assignment never overtakes the cluster that needs it. The
 // client's acknowledgement flushes again.
 func (s *Stream) flush() {
 	if s.cache.seq == 0 {
-		return // Half a world is worse than none: clients would drop what they still have.
+		return // An incomplete state is worse than none: clients would drop what they still have.
 	}
 	s.send()
 	for _, t := range s.subs {

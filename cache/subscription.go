@@ -10,8 +10,8 @@ import (
 const (
 	wildcard = "*" // The name that subscribes to everything.
 
-	// unknown stands for a version of which only this is sure: the client has to be told the present one, or that there
-	// is none.
+	// unknown stands for a version that the cache does not know: the client has to be sent the present one, or the
+	// removal.
 	unknown = "?"
 )
 
@@ -45,7 +45,7 @@ type subscription struct {
 	has     map[string]string // What the client had before the stream, by name, until all is done; go-control-plane's, read like names.
 	changed map[string]string // Names that exist, and which version the client has: "" for none, or unknown.
 	removed map[string]string // Names that do not, likewise.
-	answer  bool              // A response is due even if there is nothing to say.
+	answer  bool              // A response is due even if it is empty.
 	since   uint64            // The first publish that the client lacks something of; 0 if nothing.
 
 	// What the client was sent and has not acknowledged, or not accepted.
@@ -93,7 +93,7 @@ func (t *subscription) open() (cancel func()) {
 // cancel ends the watch. From then on names and has are not read.
 func (t *subscription) cancel() { t.attached, t.isOpen = false, false }
 
-// subscribeDelta takes in what a delta request subscribes to.
+// subscribeDelta applies the subscriptions of a delta request.
 func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, sub gcpcache.Subscription) {
 	first := t.watches == 0
 	t.attached = true // The request is being handled: the server is done with the names.
@@ -121,14 +121,14 @@ func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, su
 		case name == wildcard:
 			maps.DeleteFunc(t.rejected, func(name string, _ uint64) bool { return !t.follows(name) })
 		case t.wildcard:
-			t.ask(name) // The protocol has the server say what becomes of a name that only the wildcard still covers.
+			t.ask(name) // The protocol has the server answer for a name that only the wildcard still covers.
 		default:
 			t.forget(name)
 		}
 	}
 }
 
-// subscribeSotw takes in what a SotW request subscribes to: sub has all names each time, in a new map.
+// subscribeSotw applies the subscriptions of a SotW request: sub has all names each time, in a new map.
 func (t *subscription) subscribeSotw(sub gcpcache.Subscription) {
 	first := t.watches == 0
 	before, all := t.names, t.wildcard
@@ -136,8 +136,8 @@ func (t *subscription) subscribeSotw(sub gcpcache.Subscription) {
 	t.wildcard, t.names = sub.IsWildcard(), sub.SubscribedResources()
 	t.subscribed = len(t.names)
 	if first || t.wildcard && !all {
-		// What version_info a client brings along does not matter: it says nothing about names that are new in this
-		// request. gRPC clients wait for an answer in order to learn that a name does not exist.
+		// What version_info a client brings along does not matter: it does not cover names that are new in this
+		// request. gRPC clients wait for a response to find that a name does not exist.
 		t.answer = true
 		if first {
 			t.has = map[string]string{}
@@ -166,14 +166,14 @@ func (t *subscription) lacksAll(since uint64) {
 	t.lacks(since)
 }
 
-// lacks notes that the client does not have all of a publish.
+// lacks records that the client does not have all of a publish.
 func (t *subscription) lacks(since uint64) {
 	if t.since == 0 {
 		t.since = max(1, since)
 	}
 }
 
-// ask notes that a name has to be answered whatever the client has.
+// ask records that a name has to be answered whatever the client has.
 func (t *subscription) ask(name string) {
 	if !t.follows(name) {
 		return
@@ -189,7 +189,7 @@ func (t *subscription) forget(name string) {
 	delete(t.rejected, name)
 }
 
-// note remembers that what the client sees under a name has changed from version had, and whether there is something
+// note records that what the client sees under a name has changed from version had, and whether there is something
 // now. It reports whether that matters to the client.
 func (t *subscription) note(name, had string, exists bool) bool {
 	if !t.follows(name) {
@@ -201,7 +201,7 @@ func (t *subscription) note(name, had string, exists bool) bool {
 	return true
 }
 
-// lack remembers that the client has a version of a name that is not the present one, and whether there is a present
+// lack records that the client has a version of a name that is not the present one, and whether there is a present
 // one. What was known of the version before stays: the client was not sent anything in between.
 func (t *subscription) lack(name, had string, exists bool) {
 	if !exists && !t.tellsRemovals() {
@@ -225,7 +225,7 @@ func (t *subscription) lack(name, had string, exists bool) {
 	t.lacks(t.stream.cache.seq)
 }
 
-// tellsRemovals reports whether responses can say that a resource is gone. SotW responses can only by leaving it out,
+// tellsRemovals reports whether responses can remove a resource. SotW responses can only by leaving it out,
 // which means something for Listeners and Clusters alone: they are complete, those of other types hold what changed.
 func (t *subscription) tellsRemovals() bool { return t.delta() || fullState(t.typeURL) }
 

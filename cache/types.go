@@ -16,8 +16,8 @@ const (
 )
 
 // sendOrder is the order in which additions and changes go out on a stream: what is referred to before what refers to
-// it. A Listener or a RouteConfiguration names clusters, a cluster waits for its assignment once it is there, and a
-// Frontend leads traffic to all of them. Other types, which have no resources, come last.
+// it. A Listener or a RouteConfiguration names clusters, a cluster warms until its assignment arrives, and a
+// Frontend directs traffic to all of them. Other types, which have no resources, come last.
 var sendOrder = []string{
 	NodeType,
 	gcpresource.ClusterType,

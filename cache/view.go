@@ -54,14 +54,14 @@ func (c *Cache) leaveView(view model.View) {
 	}
 }
 
-// setView changes what a node's clients see, and notes the difference on their streams.
+// setView changes what a node's clients see, and records the difference on their streams.
 func (c *Cache) setView(node string, view *model.View) {
 	if view == nil {
 		delete(c.views, node)
 	} else {
 		c.views[node] = *view
 	}
-	// While their node is unknown, the clients on it may be in several zones, and so have several views.
+	// While no view of their node is published, its clients may be in several zones, and so have several views.
 	for v, w := range c.viewers {
 		if v.Node != node {
 			continue
@@ -92,7 +92,7 @@ func (s *Stream) move(view model.View) {
 	c.leaveView(before)
 }
 
-// nodeOf returns the node that a client says it is on, "" if it says nothing of it. Agents and Envoys are their node's only
+// nodeOf returns the node that a client's request names, "" if it names none. Agents and Envoys are their node's only
 // ones and have its name for an id. Proxyless gRPC clients are many, have namespace/pod for an id, which is no node's
 // name, and name their node beside it.
 func nodeOf(node *corepb.Node) string {
@@ -105,5 +105,5 @@ func nodeOf(node *corepb.Node) string {
 	return node.GetId()
 }
 
-// zoneOf returns the zone that a client says it is in.
+// zoneOf returns the zone in the locality that a client's request names.
 func zoneOf(node *corepb.Node) string { return node.GetLocality().GetZone() }

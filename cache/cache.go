@@ -29,8 +29,8 @@ type Contribution interface {
 // Update is a set of changes that become visible together.
 type Update struct {
 	Contributions map[string]Contribution // By ID, such as the Service's key. Nil removes.
-	Views         map[string]*model.View  // By View.Node. Nil removes. A client on none of these sees View{its node, its locality's zone}.
-	Traceparent   string                  // W3C trace context that goes with the resources that the update changes; may be empty.
+	Views         map[string]*model.View  // By View.Node. Nil removes. Clients on other nodes see View{node, zone of their locality}.
+	Traceparent   string                  // W3C trace context that the changed resources carry; may be empty.
 }
 
 // Observer learns how clients answer responses. Its methods are called without a lock held, on the goroutine of the

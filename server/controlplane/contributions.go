@@ -19,7 +19,7 @@ type serviceContribution struct {
 func (c serviceContribution) Variant(v model.View) string { return string(c.plan.Variant(v)) }
 
 // Resources returns the Service's resources for a variant. If one of them is not valid there are none, since a frontend
-// must not lead to a cluster that is missing.
+// must not refer to a cluster that is missing.
 func (c serviceContribution) Resources(variant string) ([]cache.Resource, error) {
 	frontends := c.plan.Frontends(translate.Variant(variant))
 	rendered := append(envoy.Resources(frontends), c.domain.Routes(c.plan.Service(), frontends)...)
@@ -46,7 +46,7 @@ func derive(domain grpc.Domain) func(typeURL, name string) (cache.Resource, bool
 	}
 }
 
-// nodeContribution is what a Node contributes: what the cluster says about it, for its own agent alone.
+// nodeContribution is what a Node contributes: its description by the cluster, for its own agent alone.
 type nodeContribution struct {
 	name     string
 	resource cache.Resource
@@ -65,7 +65,7 @@ func newNodeContribution(n *model.Node) (nodeContribution, error) {
 	return nodeContribution{n.Name, r}, err
 }
 
-// Variant tells the node itself from all others.
+// Variant distinguishes the node itself from all others.
 func (c nodeContribution) Variant(v model.View) string {
 	if v.Node == c.name {
 		return "self"

@@ -8,13 +8,13 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// observe has the meter ask for the state of the queue and of the certificate when somebody reads the metrics.
+// observe registers a callback by which the meter reads the state of the queue and of the certificate.
 func (s *Server) observe(meter metric.Meter) error {
 	waiting, err1 := meter.Float64ObservableGauge("fairlead.queue.length", metric.WithDescription("Changes that wait to be translated."))
 	age, err2 := meter.Float64ObservableGauge("fairlead.queue.age", metric.WithUnit("s"),
 		metric.WithDescription("How long the oldest change has waited to be translated."))
 	validity, err3 := meter.Float64ObservableGauge("fairlead.certificate.validity", metric.WithUnit("s"),
-		metric.WithDescription("How long the serving certificate is still good."))
+		metric.WithDescription("How long the serving certificate remains valid."))
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		oldest, n := s.queue.Oldest()
 		o.ObserveFloat64(waiting, float64(n))

@@ -1,8 +1,8 @@
 // Package controlplane is the control plane's process.
 //
-// It joins the parts: a source of objects (package source), the translation of those that change, the cache of what
+// It wires the parts: a source of objects (package source), the translation of those that change, the cache of what
 // results, and the servers that hand it out (packages xds and admin). It owns their goroutines and the order in which
-// they start and stop, and what only a whole can know: whether it is ready, what is wrong, and when each node has what was
+// they start and stop, and the state of the whole: whether it is ready, which problems there are, and when each node has what was
 // published. It decides nothing about a connection.
 package controlplane
 
@@ -33,17 +33,17 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// scope names what Fairlead measures and traces.
+// scope is the instrumentation scope of the process's metrics and traces.
 const scope = "github.com/fairlead/fairlead/server"
 
 // stuckAfter is how long a change may wait for the translator before the process counts as stuck.
 const stuckAfter = time.Minute
 
-// maxConnectionAge is when clients come back, so that they spread over replicas that were added meanwhile. One that
+// maxConnectionAge is when clients are asked to reconnect, so that they spread over replicas that were added meanwhile. One that
 // returns brings the versions that it has, and gets what differs.
 const maxConnectionAge = time.Hour
 
-// Source feeds a queue with what is in the cluster until the context ends.
+// Source sets the cluster's objects in a queue until the context ends.
 type Source interface {
 	Run(context.Context, *source.Queue) error
 }
@@ -53,9 +53,9 @@ type Config struct {
 	Source Source
 	Domain grpc.Domain // The cluster's DNS domain, by which proxyless gRPC clients name Services; empty means grpc.DefaultDomain.
 	Listen string      // The host:port that serves xDS.
-	Admin  string      // The host:port that answers health, metrics and status.
+	Admin  string      // The host:port that serves health, metrics and status.
 
-	// Certificates prove the control plane to its clients, and Identity ties a client to its node or pod. Without them
+	// Certificates authenticate the control plane to its clients, and Identity binds a client to its node or pod. Without them
 	// anybody who reaches Listen can read everything, under any name.
 	Certificates *identity.Certificates
 	Identity     *identity.Authenticator
@@ -79,7 +79,7 @@ type Server struct {
 	admin      net.Listener
 }
 
-// New returns a control plane that answers on its admin address, and does all else in Run. An error is about the
+// New returns a control plane that listens on its admin address, and does all else in Run. An error is about the
 // configuration.
 func New(cfg Config) (*Server, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
@@ -105,7 +105,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// AdminAddr returns the address that health, metrics and status are answered on.
+// AdminAddr returns the address that serves health, metrics and status.
 func (s *Server) AdminAddr() net.Addr { return s.admin.Addr() }
 
 // Addr waits until clients can connect and returns the address for that.
@@ -139,7 +139,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		s.cfg.Log.Info("stopping")
 	}
-	s.stopping.Store(true) // Before the parts: no new clients, please.
+	s.stopping.Store(true) // Before the parts stop, so that /readyz sends no new clients.
 	for _, stop := range slices.Backward(stops) {
 		stop()
 	}
@@ -160,7 +160,7 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 
 func (s *Server) source(ctx context.Context) error { return s.cfg.Source.Run(ctx, s.queue) }
 
-// serve serves xDS as soon as there is something to say, and a certificate to say it with. Until then the port is closed,
+// serve serves xDS once the first state is published and there is a serving certificate. Until then the port is closed,
 // so that a client goes on to another replica instead of waiting for this one.
 func (s *Server) serve(ctx context.Context) error {
 	for _, ready := range []<-chan struct{}{s.translator.ready, s.certified()} {
@@ -197,7 +197,7 @@ func (s *Server) certified() <-chan struct{} {
 	return unneeded
 }
 
-// renewCertificates keeps the certificates good.
+// renewCertificates keeps the certificates valid.
 func (s *Server) renewCertificates(ctx context.Context) error {
 	if s.cfg.Certificates == nil {
 		return nil
@@ -213,7 +213,7 @@ func (s *Server) stuck() error {
 	return nil
 }
 
-// notReady returns why clients cannot be served yet, or no more.
+// notReady returns why clients cannot be served yet, or no longer.
 func (s *Server) notReady() error {
 	if s.stopping.Load() {
 		return errors.New("stopping")

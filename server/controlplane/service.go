@@ -19,7 +19,7 @@ func (s *Server) Explain(service string, nodes []string) (explain.Report, error)
 	return explain.New(s.translator.world, key, nodes)
 }
 
-// Status returns what the process knows. It is safe for concurrent use.
+// Status returns the state of the process. It is safe for concurrent use.
 func (s *Server) Status() status.Status {
 	now := s.tracker.Status()
 	if err := s.notReady(); err != nil {

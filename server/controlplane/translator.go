@@ -27,17 +27,17 @@ type translator struct {
 	log     *slog.Logger
 	ready   chan struct{} // Closed with the first publish.
 
-	mu        sync.Mutex // Guards world and publishes, for those who ask about a Service.
+	mu        sync.Mutex // Guards world and publishes, which Explain and ServiceStatus read.
 	world     *translate.World
 	publishes map[model.ServiceKey]uint64 // The last publish that each forwarded Service was in, but the first.
 	frontends tally[model.ServiceKey]     // How many each Service has that is forwarded.
 	endpoints tally[model.ObjectKey]      // How many each slice has.
-	nodes     map[string]nodeState        // What the cache knows of each node.
+	nodes     map[string]nodeState        // What was published of each node.
 	stale     map[string]bool             // Nodes whose object was touched since.
 	first     bool                        // Nothing has been published yet.
 }
 
-// nodeState is what the cache was told of a node.
+// nodeState is what was published of a node.
 type nodeState struct {
 	view    model.View
 	version string // Of its description.
@@ -60,8 +60,8 @@ func (t *translator) run(ctx context.Context) error {
 	}
 }
 
-// apply takes a batch into the world and publishes what that changes. Before all kinds have been listed completely it
-// publishes nothing: half a world would take away what clients have.
+// apply applies a batch to the world and publishes what that changes. Before all kinds have been listed completely it
+// publishes nothing: an incomplete state would remove what clients have.
 func (t *translator) apply(batch source.Batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,7 +69,7 @@ func (t *translator) apply(batch source.Batch) {
 	for _, c := range batch.Events {
 		t.setObject(c.Object)
 	}
-	t.reportProblems() // Before anybody can see what they lead to.
+	t.reportProblems() // Before clients see their effect.
 	defer t.reportProblems()
 	if !batch.Synced {
 		return
@@ -106,8 +106,8 @@ func (t *translator) publish(events []source.Event, services []model.ServiceKey,
 	}
 }
 
-// reportProblems tells the tracker what is wrong with objects, and which Services are left out since their resources cannot be
-// rendered. It is the only writer of problems; the cache has it run again when a client comes for which rendering fails.
+// reportProblems passes the tracker the problems of objects, and of Services that are not forwarded since their resources
+// cannot be rendered. It is the only writer of problems; the cache wakes it when a client connects for which rendering fails.
 func (t *translator) reportProblems() {
 	problems := slices.Clone(t.world.Problems())
 	for id, err := range t.cache.Failures() {
@@ -120,7 +120,7 @@ func (t *translator) reportProblems() {
 	t.tracker.SetProblems(problems)
 }
 
-// recordPublish notes in which publish Services were. The first has all, so it need not be remembered.
+// recordPublish records the publish that Services were in. The first has all, so it need not be recorded.
 func (t *translator) recordPublish(services []model.ServiceKey, seq uint64) {
 	for _, key := range services {
 		switch _, forwarded := t.frontends.of[key]; {
@@ -132,7 +132,7 @@ func (t *translator) recordPublish(services []model.ServiceKey, seq uint64) {
 	}
 }
 
-// setObject takes one object into the world.
+// setObject sets one object in the world.
 func (t *translator) setObject(object model.Object) {
 	t.world.Set(object)
 	switch key := object.Key; key.Kind {
@@ -147,7 +147,7 @@ func (t *translator) setObject(object model.Object) {
 	}
 }
 
-// count shows others how much there is.
+// count passes the tracker the numbers of objects.
 func (t *translator) count() {
 	t.tracker.SetWorld(status.World{
 		Services: int64(len(t.frontends.of)), Frontends: t.frontends.sum, Endpoints: t.endpoints.sum, Nodes: int64(len(t.nodes)),
@@ -190,7 +190,7 @@ func (t *translator) translateNode(name string, update *cache.Update) {
 	update.Contributions[nodeContributionID(name)], update.Views[name] = unit, &now.view
 }
 
-// effective returns the changes that led to an update. Of a slice that is gone nobody knows any more whose it was.
+// effective returns the changes that led to an update. Of a deleted slice the world no longer knows the Service.
 func effective(changes []source.Event, services []model.ServiceKey, update *cache.Update) []source.Event {
 	touched := make(map[model.ServiceKey]bool, len(services))
 	for _, key := range services {
@@ -220,7 +220,7 @@ type tally[K comparable] struct {
 	sum int64
 }
 
-// set says how many k has now. What has none is not listed.
+// set sets the number of k. A k with none is not listed.
 func (t *tally[K]) set(k K, n int) {
 	t.sum += int64(n - t.of[k])
 	switch {

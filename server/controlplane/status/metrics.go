@@ -34,7 +34,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	errs = append(errs, err)
 	return &metrics{
 		programming: histogram("fairlead.programming.duration",
-			"From when the oldest object of a publish was written, which the API server tells to the second, until a node forwarded accordingly."),
+			"From when the oldest object of a publish was written, which the API server records to the second, until a node forwarded accordingly."),
 		propagation: histogram("fairlead.propagation.duration",
 			"From when the oldest change of a publish was seen until a node forwarded accordingly."),
 		translation: histogram("fairlead.translation.duration", "How long the translation of one publish took."),
@@ -43,13 +43,13 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	}, errors.Join(errs...)
 }
 
-// published takes in how long a publish took.
+// published records how long a publish took.
 func (m *metrics) published(p *Publication) {
 	m.translation.Record(context.Background(), p.translated.Sub(p.started).Seconds())
 	m.publication.Record(context.Background(), p.published.Sub(p.translated).Seconds())
 }
 
-// programmed takes in that a node has forwarded as published since a moment.
+// programmed records the latency of a node that has forwarded as published since a moment.
 func (m *metrics) programmed(p *Publication, since time.Time) {
 	if p.changed.IsZero() {
 		return
@@ -58,7 +58,7 @@ func (m *metrics) programmed(p *Publication, since time.Time) {
 	m.propagation.Record(context.Background(), since.Sub(p.seen).Seconds())
 }
 
-// responded takes in what a client made of a response.
+// responded counts a client's ACK or NACK of a response.
 func (m *metrics) responded(typeURL, result string) {
 	m.responses.Add(context.Background(), 1, metric.WithAttributes(typeLabel(typeURL), attribute.String("result", result)))
 }
@@ -80,7 +80,7 @@ func typeLabel(typeURL string) attribute.KeyValue {
 	return attribute.String("type", name)
 }
 
-// observe has the meter ask for what others know when somebody reads the metrics.
+// observe registers a callback by which the meter reads the numbers that the tracker and the cache hold.
 func (t *Tracker) observe(meter metric.Meter) error {
 	var errs []error
 	var all []metric.Observable
@@ -91,7 +91,7 @@ func (t *Tracker) observe(meter metric.Meter) error {
 	}
 	var (
 		services  = gauge("fairlead.services", "Services that are forwarded.")
-		frontends = gauge("fairlead.frontends", "Addresses and ports that lead to a Service; those of NodePorts count once.")
+		frontends = gauge("fairlead.frontends", "Addresses and ports of Services; those of NodePorts count once.")
 		endpoints = gauge("fairlead.endpoints", "Endpoints in all EndpointSlices.")
 		nodes     = gauge("fairlead.nodes", "Node objects.")
 		problems  = gauge("fairlead.problems", "What is wrong with objects, by reason; /debug/status names them.")

@@ -11,8 +11,8 @@ import (
 // maxLogged is how many problems one change of the world logs. Ten thousand bad Services are one mistake.
 const maxLogged = 20
 
-// SetProblems replaces what is wrong, and logs the difference. It has one caller: of two, each would log what the other
-// knows as solved.
+// SetProblems replaces what is wrong, and logs the difference. It has one caller: of two, each would log the other's
+// problems as solved.
 func (t *Tracker) SetProblems(problems []model.Problem) {
 	problems = slices.Clone(problems)
 	slices.SortFunc(problems, model.Problem.Compare)

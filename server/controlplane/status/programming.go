@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// keptPublications and keptFor bound what is remembered of publishes that a node has yet to acknowledge. A node that
-	// takes longer was away, and its status says so.
+	// keptPublications and keptFor bound how many publishes are kept that a node has yet to acknowledge, and for how long. A
+	// node that takes longer was disconnected, and its status says so.
 	keptPublications = 1024
 	keptFor          = 5 * time.Minute
 )
@@ -44,7 +44,7 @@ func (t *Tracker) Publish(update cache.Update, p *Publication) {
 	t.metrics.published(p)
 }
 
-// Acked notes what a node's agent has acknowledged.
+// Acked records what a node's agent has acknowledged.
 func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	now := time.Now()
 	t.metrics.responded(typeURL, "ack")
@@ -54,7 +54,7 @@ func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	}
 }
 
-// Nacked tells people that a client could not use what it was sent.
+// Nacked counts and logs that a client rejected what it was sent.
 func (t *Tracker) Nacked(node, typeURL, detail string) {
 	t.metrics.responded(typeURL, "nack")
 	t.log.Warn("a client rejected resources and keeps what it had", "node", node, "type", typeURL, "detail", detail)
@@ -82,7 +82,7 @@ type ack struct {
 
 // acknowledge returns the publishes that the node had something of and now has completely.
 func (t *Tracker) acknowledge(a ack) []*Publication {
-	// A client that lacks everything from the first publish on has just connected. What it gets is not news.
+	// A client that lacks everything from the first publish on has just connected. What it gets is no change.
 	if a.since <= 1 {
 		return nil
 	}
@@ -111,7 +111,7 @@ func (t *Tracker) acknowledge(a ack) []*Publication {
 	return complete
 }
 
-// prune forgets nodes that are no longer connected once they could be half of all. The lock is held.
+// prune removes nodes that are no longer connected, once they could be half of all. The lock is held.
 func (t *Tracker) prune() {
 	if len(t.nodes) < max(t.limit, keptPublications) {
 		return

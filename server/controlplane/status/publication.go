@@ -15,7 +15,7 @@ import (
 // maxTraced is how many changes of one publish get a trace. In a storm the first ones stand for all.
 const maxTraced = 32
 
-// Publication is one publish and what became of the changes that it carries. Each change has a trace of its own:
+// Publication is one publish and the progress of the changes that it carries. Each change has a trace of its own:
 //
 //	kubernetes.change      from when the object changed until it was published
 //	├─ translate
@@ -93,8 +93,8 @@ func (p *Publication) close(seq uint64) {
 	}
 }
 
-// acked adds that a node forwards accordingly. That takes from when publishing began: the node may have its part of it, and
-// answer, before all have.
+// acked adds the span of a node that forwards accordingly. It lasts from when publishing began: the node may
+// have its part of it, and acknowledge, before all have.
 func (p *Publication) acked(tracer trace.Tracer, node string, at time.Time) {
 	for _, s := range p.spans {
 		ctx := trace.ContextWithSpan(context.Background(), s.publish)
@@ -104,7 +104,7 @@ func (p *Publication) acked(tracer trace.Tracer, node string, at time.Time) {
 }
 
 // originOf returns which version of an object a change is, and when that was written: never after it was seen, whatever
-// the API server's clock said.
+// the API server's clock.
 func originOf(c source.Event) model.ObjectVersion {
 	origin := model.ObjectVersion{Object: c.Key.String(), At: c.Seen}
 	switch {

@@ -7,7 +7,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Status is what the process knows, for people and for tools: the answer to GET /debug/status.
+// Status is the state of the process, for people and for tools: the response to GET /debug/status.
 type Status struct {
 	Ready    bool            `json:"ready"`
 	Reason   string          `json:"reason,omitempty"` // Why it is not ready.
@@ -44,7 +44,7 @@ type Type struct {
 	Nack       string `json:"nack,omitempty"` // Why the client rejected what it was sent.
 }
 
-// Service says which nodes forward the newest change of a Service: the answer to GET /debug/service.
+// Service says which nodes forward the newest change of a Service: the response to GET /debug/service.
 type Service struct {
 	Service string        `json:"service"`
 	Publish uint64        `json:"publish"` // The sequence number of the newest change.
@@ -65,7 +65,7 @@ func (t *Tracker) worldNow() World {
 	return t.world
 }
 
-// Status returns what is known, without whether the process is ready. It is safe for concurrent use.
+// Status returns the state, without whether the process is ready. It is safe for concurrent use.
 func (t *Tracker) Status() Status {
 	status := Status{
 		Publish:  t.last(),

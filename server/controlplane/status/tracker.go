@@ -1,8 +1,8 @@
-// Package status is what the control plane knows of its nodes and Services: which node forwards what was published, what is
+// Package status holds the state of the control plane's nodes and Services: which node forwards what was published, what is
 // wrong, and how much there is.
 //
 // In come publishes, what clients acknowledge, problems and numbers; out go traces, metrics, log lines and the Status. The
-// package decides nothing, and nothing waits for it but whoever asks.
+// package decides nothing about connections.
 package status
 
 import (
@@ -41,7 +41,7 @@ type Tracker struct {
 	world    World            // How much there is.
 }
 
-// New returns a Tracker that knows of nothing, and the cache that it observes.
+// New returns an empty Tracker, and the cache that it observes.
 func New(cfg Config) (*Tracker, *cache.Cache, error) {
 	t := &Tracker{tracer: cfg.Tracer, log: cfg.Log, nodes: map[string]*acks{}}
 	cfg.Cache.Observer = t
@@ -56,7 +56,7 @@ func New(cfg Config) (*Tracker, *cache.Cache, error) {
 	return t, t.cache, nil
 }
 
-// SetWorld says how much there is.
+// SetWorld sets the numbers of objects.
 func (t *Tracker) SetWorld(w World) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -26,7 +26,7 @@ type file struct {
 	problems []model.Problem
 	state    fileState
 
-	passedOver string // The objects of kinds that nobody reads here.
+	passedOver string // The objects of kinds that Fairlead does not read.
 }
 
 type fileState int
@@ -52,7 +52,7 @@ func (c *catalog) stale(path string) bool {
 	return !os.SameFile(info, known.info) || !info.ModTime().Equal(known.info.ModTime()) || info.Size() != known.info.Size()
 }
 
-// put replaces what is known of a file, and adds to changed the keys of the objects that may differ now and of the files
+// put replaces the entry of a file, and adds to changed the keys of the objects that may differ now and of the files
 // with which something else may be wrong now.
 func (c *catalog) put(path string, f *file, changed map[model.ObjectKey]bool) {
 	old := c.files[path]
@@ -84,7 +84,7 @@ func (c *catalog) put(path string, f *file, changed map[model.ObjectKey]bool) {
 	}
 }
 
-// mark notes that an object may differ. Files that describe it too are right or wrong to do so depending on the others.
+// mark records that an object may differ, and with it the problems of all files that describe it.
 func (c *catalog) mark(key model.ObjectKey, changed map[model.ObjectKey]bool) {
 	changed[key] = true
 	if files := c.describedBy[key]; len(files) > 1 {
@@ -150,7 +150,7 @@ func readAll(paths []string, reader kube.Reader, seen time.Time) []*file {
 
 // readFile reads one file.
 func readFile(path string, reader kube.Reader, seen time.Time) *file {
-	// Looked at before it is read: what is written in between makes it stale.
+	// Stat comes before reading: what is written in between makes it stale.
 	info, _ := os.Stat(path)
 	data, err := readManifest(path)
 	switch {
@@ -185,7 +185,7 @@ func parse(path string, data []byte, reader kube.Reader, seen time.Time) *file {
 // harmless are the reasons that leave no doubt what the rest of a file says: it is not half written.
 var harmless = map[model.Reason]bool{model.DuplicateObject: true, model.InvalidField: true, model.UnsupportedObject: true}
 
-// setChanged dates an object to when its file was seen to have changed. Times within a manifest tell of an API server
+// setChanged dates an object to when its file was seen to have changed. Times within a manifest are those of an API server
 // that it was once read from.
 func setChanged(o *model.Object, seen time.Time) {
 	switch {

@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// quiet is how long a file that is written in place must be left alone before it is read: nothing tells when its
+	// quiet is how long a file that is written in place must stay unchanged before it is read: no event says when its
 	// writer is done. A file that is renamed into place is complete and read at once.
 	quiet = 10 * time.Millisecond
 
-	// defaultRescanInterval is how often all files are looked at in case a change was not notified: the target of a
+	// defaultRescanInterval is how often all files are checked for changes without an event: the target of a
 	// symbolic link, a file of a network file system, a folder that was replaced.
 	defaultRescanInterval = 10 * time.Second
 )
@@ -31,14 +31,14 @@ const (
 type DirectoryConfig struct {
 	Paths            []string      // Folders of manifests, or manifests.
 	ServiceProxyName string        // As in KubernetesConfig.
-	RescanInterval   time.Duration // How often to look for changes that were not notified; 0 means 10 s.
+	RescanInterval   time.Duration // How often to look for changes without an event; 0 means 10 s.
 	Log              *slog.Logger
 }
 
 // Directory reads manifests of Services, EndpointSlices and Nodes, and reads them again when they change.
 //
 // A manifest that can no longer be read, or is empty, counts as it last was until it is good again, so that a file which
-// is half written takes nothing away. To remove an object, write the manifest without it or remove the file.
+// is half written removes nothing. To remove an object, write the manifest without it or remove the file.
 type Directory struct {
 	cfg     DirectoryConfig
 	reader  kube.Reader
@@ -80,8 +80,8 @@ func (d *Directory) Run(ctx context.Context, q *Queue) error {
 	return nil
 }
 
-// watch asks for notice of changes. A file is watched through its folder: who replaces a file leaves a watch of the file
-// itself with the old one.
+// watch watches the paths for changes. A file is watched through its folder: when a file is replaced, a watch of the file
+// itself stays with the old one.
 func (d *Directory) watch() error {
 	for _, path := range d.cfg.Paths {
 		folder, err := folderOf(path)
@@ -122,7 +122,7 @@ func (d *Directory) follow(ctx context.Context) {
 	}
 }
 
-// handle acts on one notice.
+// handle handles one event.
 func (d *Directory) handle(e fsnotify.Event) {
 	path := filepath.Clean(e.Name)
 	switch {
@@ -136,7 +136,7 @@ func (d *Directory) handle(e fsnotify.Event) {
 	}
 }
 
-// configMapData is the symbolic link through which all files of a mounted ConfigMap lead, and which the kubelet replaces
+// configMapData is the symbolic link that the paths of all files of a mounted ConfigMap go through, and that the kubelet replaces
 // when they change.
 const configMapData = "..data"
 
@@ -160,7 +160,7 @@ func earliest(times map[string]time.Time) (first time.Time, ok bool) {
 	return first, ok
 }
 
-// loadSettled reads the files that were left alone long enough.
+// loadSettled reads the files that have been unchanged long enough.
 func (d *Directory) loadSettled(now time.Time) {
 	var settled []string
 	for file, at := range d.dirty {
@@ -172,7 +172,7 @@ func (d *Directory) loadSettled(now time.Time) {
 	d.load(settled)
 }
 
-// rescan reads what changed without notice, and keeps what is known of paths that cannot be listed now.
+// rescan reads what changed without an event, and keeps what is known of paths that cannot be listed now.
 func (d *Directory) rescan() {
 	err := errors.Join(d.watch(), d.scan())
 	failure := ""
@@ -190,7 +190,7 @@ func (d *Directory) rescan() {
 	d.queue.Set(c)
 }
 
-// scan reads all files that are new, changed or gone.
+// scan reads all files that are new, changed or removed.
 func (d *Directory) scan() error {
 	listed, err := manifestFiles(d.cfg.Paths)
 	if err != nil {

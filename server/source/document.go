@@ -165,7 +165,7 @@ func (d document) toJSON() (content []byte, doubts []string, err error) {
 }
 
 // checkEnd parses a document whose root is indented or in brackets as the value of a key. Alone, such a root may end
-// before its text does, and the parser says nothing of the rest.
+// before its text does, and the parser reports no error for the rest.
 func (d document) checkEnd() error {
 	if !mayEndEarly(d.text) {
 		return nil
@@ -218,7 +218,7 @@ func (d document) explain(err error) error {
 		message = "a key is not a text"
 	}
 	message = moveLines(message, d.line)
-	if !bytes.Contains(d.text, []byte("kind")) { // The message of a program, as a rule.
+	if !bytes.Contains(d.text, []byte("kind")) { // A program's message, as a rule.
 		message += fmt.Sprintf(" (it begins %s)", shortQuote(string(bytes.TrimSpace(d.text))))
 	}
 	switch {

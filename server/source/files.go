@@ -22,7 +22,7 @@ var manifestSuffixes = []string{".yaml", ".yml", ".json"}
 // manifestFile is one file to read.
 type manifestFile struct {
 	path  string
-	named bool // By the caller, who wants to hear when it cannot be read.
+	named bool // By the caller, who gets an error when it cannot be read.
 }
 
 // expandPaths returns what paths stand for once patterns that the shell left alone, such as quoted ones, are resolved as
@@ -82,8 +82,8 @@ func isManifest(name string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains(manifestSuffixes, filepath.Ext(name))
 }
 
-// readManifest returns a file's bytes. Its error is fs.ErrNotExist only if nothing of that name exists: a symbolic link
-// that leads nowhere was meant to be a manifest.
+// readManifest returns a file's bytes. Its error is fs.ErrNotExist only if nothing of that name exists: a dangling
+// symbolic link was meant to be a manifest.
 func readManifest(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -90,7 +90,7 @@ func misnamed(head *header, itemType metav1.TypeMeta) error {
 // isList reports whether an object is a list of others.
 func (h *header) isList() bool { return strings.HasSuffix(h.Kind, "List") }
 
-// itemType returns what the objects of a list are without saying so; nothing for a v1 List.
+// itemType returns the type of a list's objects, which they need not state; nothing for a v1 List.
 func (h *header) itemType() metav1.TypeMeta {
 	if kind := strings.TrimSuffix(h.Kind, "List"); kind != "" {
 		return metav1.TypeMeta{APIVersion: h.APIVersion, Kind: kind}

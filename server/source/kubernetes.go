@@ -37,7 +37,7 @@ func newClient(config *rest.Config) (kubernetes.Interface, error) {
 	// Decoding a slice from protobuf takes a quarter of the time that JSON takes.
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	// A replica that starts has a token of every agent reviewed. The API server knows by itself how much it can bear.
+	// A replica that starts has a token of every agent reviewed. The API server limits its load by itself.
 	config.QPS = -1
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	client, err := kubernetes.NewForConfig(config)
@@ -59,8 +59,8 @@ type Kubernetes struct{ cfg KubernetesConfig }
 // NewKubernetes returns a source that watches an API server.
 func NewKubernetes(cfg KubernetesConfig) *Kubernetes { return &Kubernetes{cfg: cfg} }
 
-// Run feeds the queue until the context ends; then its goroutines are gone. An API server that does not answer is a
-// problem in the queue, not an error: what was read stays valid, and reading goes on when it is back.
+// Run feeds the queue until the context ends; its goroutines have ended when it returns. An API server that does not answer
+// is a problem in the queue, not an error: what was read stays valid, and reading goes on when it answers again.
 //
 // It runs a reflector for each kind and no informer. An informer keeps every object for its listers, which would be a
 // second copy of what translate holds, and hands events on through two more goroutines.
@@ -81,8 +81,8 @@ func (k *Kubernetes) store(kind model.ObjectKind, example runtime.Object, q *Que
 }
 
 // selectors returns what kube-proxy selects: Services that are meant for this proxy and not headless, and slices of
-// Services that are not headless, which their controller labels. An object that begins or ceases to match arrives as
-// added or deleted.
+// Services that are not headless, which their controller labels. An object that begins or ceases to match is
+// watched as added or deleted.
 func (k *Kubernetes) selectors(kind model.ObjectKind) (labels, fields string) {
 	switch kind {
 	case model.KindService:

@@ -17,11 +17,11 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Manifests is what stands in manifests.
+// Manifests is the content of manifests.
 type Manifests struct {
 	Objects    []runtime.Object // Services, EndpointSlices, Nodes and Endpoints, the last as PartialObjectMetadata.
 	Problems   []model.Problem  // In order.
-	PassedOver Kinds            // The objects of kinds that nobody reads here.
+	PassedOver Kinds            // The objects of kinds that Fairlead does not read.
 }
 
 // ReadManifests reads the Services, EndpointSlices and Nodes in files of YAML or JSON documents. A path is a file, a
@@ -181,7 +181,7 @@ func readDocument(where string, d document) contents {
 	return c
 }
 
-// header is what says what an object is, and what only lists and the answers of an API server have.
+// header has the fields that identify an object, and those that only lists and responses of an API server have.
 type header struct {
 	metav1.TypeMeta
 	Items   []json.RawMessage `json:"items"`

@@ -1,8 +1,8 @@
-// Package source learns what is in the cluster.
+// Package source reads the cluster's objects.
 //
 // In comes what an API server has, or what manifests in a folder describe; out go, through a Queue, the objects as model
-// values, each whenever it changes, and word that all of them have been seen once. The package never decides what an
-// object means (package kube does), and never waits for whoever takes from the queue.
+// values, each whenever it changes, and a mark when all of them have been listed once. The package never decides what
+// an object means (package kube does), and never waits for the consumer of the queue.
 package source
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// KindSource is the kind of the key under which a source reports what is wrong with itself, such as a file that cannot
+// KindSource is the kind of the key under which a source reports its own problems, such as a file that cannot
 // be read: the key's name is the file. There is no object of this kind.
 const KindSource model.ObjectKind = "Source"
 
@@ -21,11 +21,11 @@ const KindSource model.ObjectKind = "Source"
 // without slices everything is refused, and without Nodes no view has a zone.
 var objectKinds = []model.ObjectKind{model.KindService, model.KindEndpointSlice, model.KindNode}
 
-// Event is the newest state of one object. An object that is gone means nothing and has no problems.
+// Event is the newest state of one object. A deleted object holds nothing and has no problems.
 type Event struct {
 	model.Object
 
-	// Seen is when the source learned of it. Of several changes that became one, it is the first one's: that is how
+	// Seen is when the source received it. Of several changes that became one, it is the first one's: that is how
 	// long the nodes have waited.
 	Seen time.Time
 }
@@ -36,7 +36,7 @@ type Batch struct {
 	Synced bool    // Every kind has been listed completely, in this batch or before.
 }
 
-// Queue holds the changes that nobody has taken yet, one an object: a later one replaces an earlier one. So a source
+// Queue holds the changes that have not been taken yet, one an object: a later one replaces an earlier one. So a source
 // never waits, and what is held is bounded by the number of objects, however slow the taker is.
 //
 // A Queue is safe for concurrent use; one goroutine at a time may Take.
@@ -47,7 +47,7 @@ type Queue struct {
 	pending  []Event
 	index    map[model.ObjectKey]int // Into pending.
 	unsynced map[model.ObjectKind]bool
-	news     bool // A kind has become synced, or somebody called Wake, since the last Take.
+	news     bool // A kind has become synced, or Wake was called, since the last Take.
 }
 
 // NewQueue returns an empty queue.
@@ -78,7 +78,7 @@ func (q *Queue) Set(changes ...Event) {
 	q.signal()
 }
 
-// SetSynced says that all objects of the kinds that exist have been Set.
+// SetSynced marks kinds as synced: all their objects have been Set.
 func (q *Queue) SetSynced(kinds ...model.ObjectKind) {
 	q.mu.Lock()
 	for _, k := range kinds {
@@ -131,7 +131,7 @@ func (q *Queue) take() (Batch, bool) {
 	return b, true
 }
 
-// Unsynced returns the kinds that have not been listed completely, for a person who asks why nothing is served.
+// Unsynced returns the kinds that have not been listed completely, for the reason that /readyz gives.
 func (q *Queue) Unsynced() []model.ObjectKind {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 )
 
 // store is where a reflector puts the objects of one kind: it turns each into its change at once and keeps only the
-// keys, to know after a new list which objects are gone. Only the reflector's goroutine uses it.
+// keys, to find after a new list which objects were deleted. Only the reflector's goroutine uses it.
 type store struct {
 	kind    model.ObjectKind
 	example runtime.Object
@@ -27,7 +27,7 @@ type store struct {
 	failure string // What the last list or watch failed with; empty when it did not.
 }
 
-// item is a change on its way through the reflector, which wants to know an object's name.
+// item is a change on its way through the reflector, which reads an object's name.
 type item struct{ Event }
 
 // GetObjectMeta makes an item an object for the reflector.
@@ -66,7 +66,7 @@ func (s *store) Add(obj any) error {
 // Update queues a changed object.
 func (s *store) Update(obj any) error { return s.Add(obj) }
 
-// Delete queues the end of an object.
+// Delete queues the deletion of an object.
 func (s *store) Delete(obj any) error {
 	m, err := meta.Accessor(obj)
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *store) Delete(obj any) error {
 	return nil
 }
 
-// Replace queues a complete list, and the end of every object that is not in it.
+// Replace queues a complete list, and the deletion of every object that is not in it.
 func (s *store) Replace(objs []any, _ string) error {
 	changes := make([]Event, 0, len(objs))
 	known := make(map[model.ObjectKey]bool, len(objs))
@@ -105,10 +105,10 @@ func gone(key model.ObjectKey) Event {
 	return Event{Object: model.Object{Key: key}, Seen: time.Now()}
 }
 
-// Resync does nothing: whoever takes from the queue remembers what it took.
+// Resync does nothing: the translator keeps the objects that it took from the queue.
 func (s *store) Resync() error { return nil }
 
-// report queues the problem that the API server cannot be read, or the end of it.
+// report queues the problem that the API server cannot be read, or removes it.
 func (s *store) report(err error) {
 	failure := failureOf(err)
 	if failure == s.failure {
@@ -123,7 +123,7 @@ func (s *store) report(err error) {
 	s.queue.Set(c)
 }
 
-// failureOf says what a list or watch failed with; nothing if it did not. The URL is left out: it has a timeout in it that
+// failureOf returns what a list or watch failed with; nothing if it did not. The URL is left out: it has a timeout in it that
 // is another one each time, and would make one outage many problems.
 func failureOf(err error) string {
 	if err == nil {

@@ -18,7 +18,7 @@ const (
 	maxQuoted = 60
 )
 
-// checkMapping returns an error that says what stands where an object should.
+// checkMapping returns an error that names what is there in place of an object.
 func checkMapping(content []byte) error {
 	content = bytes.TrimSpace(content)
 	switch content[0] {
@@ -64,7 +64,7 @@ func plain(err error) error {
 	return fmt.Errorf("%s is %s where %s is expected%s", field, is, should, hint)
 }
 
-// valueWords says what stands in JSON. The decoder's word may have the value behind it.
+// valueWords names the kind of a JSON value. The decoder's word may have the value behind it.
 func valueWords(value string) string {
 	sort, rest, _ := strings.Cut(value, " ")
 	switch sort {
@@ -86,7 +86,7 @@ func valueWords(value string) string {
 	}
 }
 
-// typeWords says what can be stored in a Go value.
+// typeWords names what a Go type can hold.
 func typeWords(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
@@ -106,7 +106,7 @@ func typeWords(t reflect.Type) string {
 	}
 }
 
-// fieldDoubt says what is wrong with a field that its object does not have, or has twice. Object may be nil.
+// fieldDoubt returns what is wrong with a field that its object does not have, or has twice. Object may be nil.
 func fieldDoubt(doubt error, object any) error {
 	var field kjson.FieldError
 	switch {

@@ -18,7 +18,7 @@ import (
 
 // AuthenticatorConfig says who may be a client.
 type AuthenticatorConfig struct {
-	// Reviews asks the API server about tokens.
+	// Reviews has the API server review tokens.
 	Reviews authenticationclient.TokenReviewInterface
 
 	// AgentAudience is what an agent's token is for, and AgentAccount whose it is, exactly.
@@ -64,7 +64,7 @@ func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	return &Authenticator{cfg, r}, nil
 }
 
-// Authenticate decides whether the client behind an RPC is one at all, and until when: its token then expires. The zero
+// Authenticate decides whether the sender of an RPC may be a client, and until when: its token then expires. The zero
 // time means that nothing does. Errors are gRPC statuses, and say what is missing.
 func (a *Authenticator) Authenticate(ctx context.Context) (until time.Time, err error) {
 	who, err := a.account(ctx)
@@ -77,7 +77,7 @@ func (a *Authenticator) Authenticate(ctx context.Context) (until time.Time, err 
 	return who.expires, nil
 }
 
-// Authorize decides whether the client behind an RPC may be a node and ask for a type of resource; an empty type is that
+// Authorize decides whether the client that sent an RPC may be a node and ask for a type of resource; an empty type is that
 // of the RPC. Errors are gRPC statuses, and say what is missing.
 func (a *Authenticator) Authorize(ctx context.Context, node *corepb.Node, typeURL string) error {
 	who, err := a.account(ctx)
@@ -100,7 +100,7 @@ func (a *Authenticator) Authorize(ctx context.Context, node *corepb.Node, typeUR
 	return nil
 }
 
-// account returns whose token came with an RPC.
+// account returns the account of the token that came with an RPC.
 func (a *Authenticator) account(ctx context.Context) (account, error) {
 	token, err := bearerToken(ctx)
 	switch {

@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// authorityInterval is how often a replica looks at what the others did. A certificate of the last CA stays good for
-// long, so there is no hurry.
+// authorityInterval is how often a replica reads what the others wrote. A certificate of the last CA stays valid for
+// long, so more often is not needed.
 const authorityInterval = time.Minute
 
 // AuthorityConfig says where the replicas of a control plane keep the CA that they share.
@@ -28,7 +28,7 @@ type AuthorityConfig struct {
 	// Secret holds the CA. It is made if it is missing, and filled if it is empty. A CA of somebody's own may be put there, as
 	// tls.crt and tls.key; it is replaced before it expires.
 	Secret types.NamespacedName
-	// Bundle is the ConfigMap whose key ca.crt tells clients which CAs to trust. It is made if it is missing.
+	// Bundle is the ConfigMap whose key ca.crt holds the CAs that clients trust. It is made if it is missing.
 	Bundle types.NamespacedName
 	// Names are the DNS names and addresses, besides DefaultServerName, that this replica's certificate is made out to.
 	Names []string
@@ -38,8 +38,8 @@ type AuthorityConfig struct {
 }
 
 // FromAuthority returns certificates that this process issues to itself, in memory, from a CA that it shares with the
-// other replicas through a Secret. Whichever replica comes first makes the CA, and replaces it long before it expires;
-// between the two, clients are told to trust both.
+// other replicas through a Secret. The first replica makes the CA, and replaces it long before it expires;
+// between the two, the bundle of clients holds both.
 func FromAuthority(cfg AuthorityConfig) *Certificates {
 	cfg.Log = orDiscard(cfg.Log)
 	if cfg.now == nil {
@@ -154,7 +154,7 @@ func fill(secret *corev1.Secret, t trust) (*corev1.Secret, error) {
 	return secret, nil
 }
 
-// publish tells clients what to trust. A replica that lags behind another may write an older bundle, for a minute; what
+// publish writes the bundle that clients trust. A replica that lags behind another may write an older bundle, for a minute; what
 // that lacks does not sign yet.
 func (a *authority) publish(ctx context.Context) error {
 	maps := a.cfg.Client.CoreV1().ConfigMaps(a.cfg.Bundle.Namespace)

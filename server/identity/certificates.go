@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// Certificates are what a control plane proves itself with: at each moment one certificate, which is replaced while
+// Certificates are what a control plane authenticates with: at each moment one certificate, which is replaced while
 // connections go on. Make them with FromFiles or FromAuthority, then call Run. They are safe for concurrent use.
 type Certificates struct {
 	// renew returns the certificate to use from now on, the same as before if nothing has changed. It may return one
@@ -25,7 +25,7 @@ type Certificates struct {
 }
 
 // Run renews the certificate until the context ends, which returns nil. What cannot be renewed is logged and tried
-// again; meanwhile the last certificate serves.
+// again; meanwhile the last certificate stays in use.
 func (c *Certificates) Run(ctx context.Context) error {
 	failure := repeated{log: c.log}
 	for ctx.Err() == nil {
@@ -71,7 +71,7 @@ func (c *Certificates) Expires() time.Time {
 }
 
 // Credentials return the server's side of TLS. Each connection gets the certificate that is current when it begins;
-// those that exist are left alone, since their client has already believed in the earlier one.
+// those that exist are left alone, since their client has already verified the earlier one.
 func (c *Certificates) Credentials() credentials.TransportCredentials {
 	return credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS13,

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ClientConfig says whom a client trusts and how it proves itself. Both files are read for every connection or stream, so
-// that what replaces them is used from the next one on.
+// ClientConfig says which CA a client trusts and how it authenticates itself. Both files are read for every
+// connection or stream, so that their replacements are used from the next one on.
 type ClientConfig struct {
 	CAFile     string // CA certificates in PEM, such as the mounted ConfigMap that FromAuthority writes.
 	ServerName string // What the server's certificate must be made out to, whatever address was dialled.
@@ -52,7 +52,7 @@ type clientTLS struct {
 	cfg ClientConfig
 }
 
-// ClientHandshake is that of TLS, with the roots of this moment.
+// ClientHandshake is that of TLS, with the roots that the file holds now.
 func (c clientTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	pem, err := os.ReadFile(c.cfg.CAFile)
 	if err != nil {

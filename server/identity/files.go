@@ -46,7 +46,7 @@ type files struct {
 	dir  string
 	read content
 	pair *tls.Certificate // The last good one.
-	err  error            // What is wrong with those read.
+	err  error            // Why the files last read cannot be used.
 }
 
 // content is what the files hold; ca is empty if there is none.

@@ -1,11 +1,11 @@
-// Package identity proves to each side of the xDS port who the other one is.
+// Package identity authenticates both sides of the xDS port, and authorizes clients.
 //
 // In come certificates, either files or a Secret that the replicas of the control plane share, and bearer tokens, which
 // the API server judges. Out go gRPC credentials of either side, and one answer for each request: may this client be
 // this node and ask for this type. The package never decides what a client that may ask is sent, and fails closed:
 // whatever is missing, unknown or unreachable is an error that says what to do about it.
 //
-// A server proves itself by a certificate. A client proves itself by a service-account token that the kubelet made for
+// A server authenticates by a certificate. A client authenticates by a service-account token that the kubelet made for
 // one pod, for Fairlead's audience alone: stolen, it opens nothing else, and no client can claim another's node.
 package identity
 
@@ -17,7 +17,7 @@ import (
 )
 
 // DefaultServerName is a name that every certificate of the control plane's own authority is made out to, and what an
-// agent expects unless it is told otherwise. Agents dial addresses that come and go; the name stays.
+// agent expects by default. Agents dial addresses that come and go; the name stays.
 const DefaultServerName = "fairlead"
 
 // The audiences of tokens, by default. Each kind of client has its own, so that a token that a pod was given to find
@@ -27,7 +27,7 @@ const (
 	DefaultGRPCAudience  = "fairlead-grpc"
 )
 
-// backdate is how far before the present a new certificate begins to be valid: clocks of nodes are not equal.
+// backdate is how far before the present a new certificate begins to be valid: clocks of nodes differ.
 const backdate = time.Hour
 
 // pause waits for a while, or until the context ends.

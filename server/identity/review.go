@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// acceptedFor and refusedFor are how long a verdict is remembered. A token dies with its pod, so an accepted one is
-	// asked about again; a refused one may be of a pod that the API server does not know quite yet.
+	// acceptedFor and refusedFor are how long a verdict is kept. A token becomes invalid with its pod, so an accepted one is
+	// reviewed again; a refused one may be of a pod that the API server does not know yet.
 	acceptedFor = 2 * time.Minute
 	refusedFor  = 10 * time.Second
 
@@ -27,13 +27,13 @@ const (
 	maxAccepted = 16384
 	maxRefused  = 1024
 
-	// reviewTimeout bounds one question, and maxReviews how many are asked at once: a crowd of invented tokens must not
-	// become a burden of the API server's.
+	// reviewTimeout bounds one review, and maxReviews how many run at once: many invented tokens must not load the API
+	// server.
 	reviewTimeout = 5 * time.Second
 	maxReviews    = 64
 )
 
-// account is whom the API server says that a token is of.
+// account is the service account that a token is of, as the API server says.
 type account struct {
 	anonymous       bool // There is no token, and nothing else is known.
 	namespace, name string
@@ -42,23 +42,23 @@ type account struct {
 	expires         time.Time
 }
 
-// verdict is what is remembered of a token.
+// verdict is the kept result of a token's review.
 type verdict struct {
 	account account
 	err     error
 	until   time.Time
 }
 
-// reviewer asks the API server about tokens. It is safe for concurrent use.
+// reviewer has the API server review tokens. It is safe for concurrent use.
 type reviewer struct {
 	reviews   authenticationclient.TokenReviewInterface
 	audiences []string // Ours.
 	now       func() time.Time
-	timeout   time.Duration // Of a question.
+	timeout   time.Duration // Of a review.
 
 	accepted, refused *verdicts          // Apart, so that invented tokens do not push out good ones.
-	asking            singleflight.Group // One question a token.
-	slots             chan struct{}      // Has an element for each question that is being asked.
+	asking            singleflight.Group // One review a token.
+	slots             chan struct{}      // Has an element for each review that is running.
 }
 
 // verdicts are by the hash of the token: no token is kept.
@@ -82,7 +82,7 @@ func newReviewer(reviews authenticationclient.TokenReviewInterface, audiences []
 }
 
 // review returns whose a token is, at most acceptedFor ago and never after it has expired. Errors are gRPC statuses:
-// Unauthenticated if the token is no good, Unavailable if nobody could say.
+// Unauthenticated if the token is not valid, Unavailable if the API server could not review it.
 func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 	key := sha256.Sum256([]byte(token))
 	for _, known := range []*verdicts{r.accepted, r.refused} {
@@ -91,7 +91,7 @@ func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 		}
 	}
 	answer := r.asking.DoChan(string(key[:]), func() (any, error) {
-		// Others may wait for the answer when this client is gone.
+		// Other clients may wait for the review when this one has disconnected.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
 		defer cancel()
 		return r.ask(ctx, key, token), nil
@@ -105,7 +105,7 @@ func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 	}
 }
 
-// ask finds out about a token and remembers what it found.
+// ask has a token reviewed and keeps the verdict.
 func (r *reviewer) ask(ctx context.Context, key tokenHash, token string) verdict {
 	refuse := func(err error) verdict {
 		return verdict{err: status.Error(codes.Unauthenticated, err.Error()), until: r.now().Add(refusedFor)}
@@ -115,7 +115,7 @@ func (r *reviewer) ask(ctx context.Context, key tokenHash, token string) verdict
 		err = says.check(r.audiences, r.now())
 	}
 	if err != nil {
-		return refuse(err) // Not worth remembering: it is as cheap to find out again.
+		return refuse(err) // Not worth keeping: the check is as cheap as the look-up.
 	}
 	select {
 	case r.slots <- struct{}{}:
@@ -160,7 +160,7 @@ func (r *reviewer) accept(s authenticationv1.TokenReviewStatus) (account, error)
 		}
 	}
 	if len(a.audiences) == 0 {
-		// Also what an API server says that knows no audiences: it would accept every token of the cluster.
+		// An API server that knows no audiences names none either: it would accept every token of the cluster.
 		return account{}, fmt.Errorf("the API server does not say that the token is for %s", strings.Join(r.audiences, " or "))
 	}
 	var ok bool

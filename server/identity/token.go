@@ -51,7 +51,7 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 	return s[len(prefix):], true
 }
 
-// claims is what a token says about itself. It proves nothing: anybody can write one. It is read to send away at once
+// claims is what a token says about itself. It proves nothing: anybody can write one. It is read to refuse at once
 // what the API server could only refuse, and for the time when a token that was accepted expires.
 type claims struct {
 	Audiences audiences `json:"aud"`
@@ -91,7 +91,7 @@ func readClaims(token string) (claims, error) {
 
 func (c claims) expires() time.Time { return time.Unix(c.Expires, 0) }
 
-// check returns why a token that says so is of no use to clients of the audiences.
+// check returns why a token with these claims is not valid for the audiences.
 func (c claims) check(ours []string, now time.Time) error {
 	switch {
 	case !slices.ContainsFunc(c.Audiences, func(a string) bool { return slices.Contains(ours, a) }):

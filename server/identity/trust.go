@@ -20,7 +20,7 @@ import (
 )
 
 // The life of a CA. Half a year before the end its successor is made and published beside it. It signs nothing for a month:
-// whoever trusts the published bundle has that long to take up the new one, also where it is copied by hand.
+// clients that trust the published bundle have that long to load the new one, also where it is copied by hand.
 const (
 	caLife    = 2 * 365 * 24 * time.Hour
 	caRenewal = 182 * 24 * time.Hour // Before the end.
@@ -45,7 +45,7 @@ type signer struct {
 // trust is what the replicas of a control plane share. Values are immutable.
 type trust struct {
 	signer *signer             // Signs.
-	next   *signer             // Will sign, once those who trust the bundle know it; nil if the signer is far from its end.
+	next   *signer             // Will sign, once clients have loaded the bundle with it; nil if the signer is far from its end.
 	bundle []*x509.Certificate // Every CA whose signature may be met; includes the two.
 }
 
@@ -125,7 +125,7 @@ func encodeKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// advance returns what the replicas should share now, and what is different in words; none if nothing is.
+// advance returns what the replicas should share now, and its changes in words; none if nothing changed.
 func (t trust) advance(now time.Time) (trust, []string, error) {
 	var changes []string
 	switch {
@@ -253,7 +253,7 @@ func certify(template, parent *x509.Certificate, public crypto.PublicKey, key cr
 	return x509.ParseCertificate(der)
 }
 
-// newSerial returns a number that nobody else has chosen.
+// newSerial returns a random number, which no other certificate has.
 func newSerial() (*big.Int, error) {
 	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 }

@@ -20,7 +20,7 @@ type connCredentials struct {
 	refusals *refusals
 }
 
-// ServerHandshake is that of the credentials within. Whoever connects and says nothing, as probes do, is no news.
+// ServerHandshake is that of the credentials within. A peer that connects and sends nothing, as probes do, is not logged.
 func (c connCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
@@ -37,7 +37,7 @@ func (c connCredentials) Clone() credentials.TransportCredentials {
 	return connCredentials{c.TransportCredentials.Clone(), c.refusals}
 }
 
-// connInfo is what connCredentials know of a peer.
+// connInfo is the AuthInfo of connCredentials: that of the credentials within, and the connection.
 type connInfo struct {
 	credentials.AuthInfo
 	conn net.Conn
@@ -69,7 +69,7 @@ func (c *client) newGuard() guard {
 		c.server.cfg.Log.Warn("xds connection closed: the client does not read", "peer", addressOf(c.ctx).String(), "timeout", timeout)
 		if p, ok := peer.FromContext(c.ctx); ok {
 			if info, ok := p.AuthInfo.(connInfo); ok {
-				info.conn.Close() // What it returns changes nothing: the connection is given up.
+				info.conn.Close() // An error changes nothing: the connection is abandoned.
 			}
 		}
 	})

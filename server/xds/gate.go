@@ -16,7 +16,7 @@ import (
 type gated struct{ *grpc.Server }
 
 // RegisterService registers a service's unary methods as streams of one message each way, which is the same on the
-// wire. gRPC reads the request of a unary method before anybody can look at who sent it; that of a stream is read by its
+// wire. gRPC reads the request of a unary method before its sender can be authenticated; that of a stream is read by its
 // handler.
 func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	streamed := *desc
@@ -36,7 +36,7 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	g.Server.RegisterService(&streamed, impl)
 }
 
-// errExpired ends the streams of a client whose proof of who it is has expired.
+// errExpired ends the streams of a client whose token has expired.
 var errExpired = status.Error(codes.Unauthenticated, "the token of this stream has expired: connect again with the one that replaced it")
 
 // authenticated lets an RPC through if Config.Authenticate does, and ends it when that no longer holds.

@@ -8,7 +8,7 @@ import (
 )
 
 // How many connections there may be, in all and from one address. A node has one, and its pods that speak gRPC xDS may
-// share its address. Beyond that somebody holds connections in order to hold them, at some 50 KiB each.
+// share its address. Beyond that, clients hold connections that they do not use, at some 50 KiB each.
 const (
 	maxConnections           = 32768
 	maxConnectionsPerAddress = 1024
@@ -27,7 +27,7 @@ type limitedListener struct {
 	from map[netip.Addr]int
 }
 
-// limit limits the connections of a listener. Those of a unix socket are nobody else's business.
+// limit limits the connections of a listener. Those of a unix socket are not limited: only the node's own processes reach it.
 func (s *Server) limit(l net.Listener) net.Listener {
 	if l.Addr().Network() == "unix" {
 		return l

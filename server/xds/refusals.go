@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A client that is refused comes again, and one that means harm must not fill a disk: of one reason for one address, one
+// A refused client retries, and a hostile one must not fill a disk: of one reason for one address, one
 // line is logged in refusalInterval, and of all of them maxRefusals at most.
 const (
 	refusalInterval = 10 * time.Second
@@ -25,14 +25,14 @@ type refusals struct {
 
 type refusal struct{ message, address, reason string }
 
-// repetition is what became of a refusal since it was last logged.
+// repetition counts a refusal since it was last logged.
 type repetition struct {
 	logged  time.Time
 	omitted int
 }
 
-// report logs a refusal with its reason, unless it is one too many. When the same is logged again, that says how many
-// were left out.
+// report logs a refusal with its reason, unless it is one too many. When the same is logged again, the line has the
+// number of those left out.
 func (r *refusals) report(from net.Addr, reason error, message string, args ...any) {
 	host, _, err := net.SplitHostPort(from.String())
 	if err != nil {

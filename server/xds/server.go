@@ -1,11 +1,11 @@
-// Package xds talks xDS over gRPC: it serves a cache to agents, Envoys and proxyless gRPC clients.
+// Package xds serves xDS over gRPC: it serves a cache to agents, Envoys and proxyless gRPC clients.
 //
 // In come connections and requests, delta and state of the world, aggregated or by type; out go the responses that the
-// cache hands over, through go-control-plane's server. Who a client is gets decided by Config.Authenticate, before
-// anything that it says is read, and what it may ask for by Config.Authorize, for each request; that goes for every RPC,
-// and whoever is refused is told why, and so is the log. The package never decides what is sent, nor keeps it.
+// cache hands over, through go-control-plane's server. Config.Authenticate decides who a client is, before any
+// request of it is read, and Config.Authorize what it may ask for, for each request. Both hold for every RPC; a refused
+// client gets the reason as its error, and the log has it too. The package never decides what is sent, nor keeps it.
 //
-// A client that does not keep up holds up nobody else: each stream has a goroutine of its own, and the cache holds back
+// A client that does not keep up delays no other: each stream has a goroutine of its own, and the cache keeps
 // at most one response for each type of it, and the names of what has changed since. A connection that is dead is
 // found by keepalive within 40 s. One that is alive, but whose client does not read, is closed after
 // Config.SendTimeout; HTTP/2's own pings do not notice, since the client's transport answers them.
@@ -50,7 +50,7 @@ const (
 	ageGrace = 10 * time.Second
 
 	// handshakeTimeout is how long a connection may take to speak TLS and HTTP/2, and idleTimeout how long it may then
-	// exist without a stream: whoever does not say who he is gets no more than that.
+	// exist without a stream: a client that does not authenticate gets no more than that.
 	handshakeTimeout = 10 * time.Second
 	idleTimeout      = time.Minute
 
@@ -66,7 +66,7 @@ type Config struct {
 	// Credentials secure the connections. Nil means plaintext, for unix sockets and loopback.
 	Credentials credentials.TransportCredentials
 	// Authenticate decides, for each stream and each Fetch before anything of it is read, whether the client is known,
-	// and until when: the stream then ends. The zero time means never. Nil lets everybody in, for unix sockets and loopback.
+	// and until when: the stream then ends. The zero time means never. Nil accepts every client, for unix sockets and loopback.
 	Authenticate func(ctx context.Context) (until time.Time, err error)
 	// Authorize decides whether a client may be a node and ask for a type, which is empty if it is that of the RPC. It is
 	// called for each request on each stream and each Fetch, before the request has any effect. Nil lets everybody be
@@ -108,8 +108,8 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log, seen: map[refusal]*repetition{}}}
 }
 
-// Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to go
-// elsewhere, ends their streams and returns nil, after StopTimeout at the latest.
+// Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to
+// reconnect elsewhere, ends their streams and returns nil, after StopTimeout at the latest.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer endStreams()

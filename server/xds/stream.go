@@ -82,7 +82,7 @@ func (s *Server) newClient(ctx context.Context, protocol string) *client {
 	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(), log: log}
 }
 
-// close forgets the stream.
+// close ends the client's stream in the cache.
 func (c *client) close() {
 	c.stream.Close()
 	if c.node != nil {

@@ -1,9 +1,8 @@
-// Package admin answers the HTTP requests of the people and programs that look after a process: is it alive, is it
-// ready, what does it measure, what does it know.
+// Package admin serves a process's health, readiness, metrics and state over HTTP, to the people and programs that operate it.
 //
-// In come functions that know the answers, out goes HTTP. It never changes anything. Health and metrics may be asked for
-// from anywhere, as a kubelet and a Prometheus do; what is under /debug names Services and nodes, so it is only told to
-// whoever can reach the process's loopback address.
+// In come functions that return the answers, out goes HTTP. It never changes anything. Health and metrics are served
+// on any address, for the kubelet and Prometheus; what is under /debug names Services and nodes, so it is served on
+// loopback addresses only.
 package admin
 
 import (
@@ -20,16 +19,16 @@ import (
 	"time"
 )
 
-// Config says how to answer.
+// Config is what the server needs.
 type Config struct {
 	Metrics http.Handler
 	Live    func() error // Why the process should be restarted; nil if it should not.
 	Ready   func() error // Why it cannot do its work yet; nil if it can.
-	Status  func() any   // What it knows, for encoding/json.
+	Status  func() any   // Its state, for encoding/json.
 	Log     *slog.Logger
 
-	// Explain says what nodes (none: all) do with a Service and why, and Service which nodes have its newest change. Nil in
-	// a process that does not know.
+	// Explain returns what nodes (none: all) do with a Service and why, and Service which nodes have its newest change. Nil
+	// in a process that holds neither.
 	Explain func(service string, nodes []string) (any, error)
 	Service func(service string) (any, error)
 }
@@ -37,7 +36,7 @@ type Config struct {
 // stopTimeout is how long a request may still take when the process stops.
 const stopTimeout = 2 * time.Second
 
-// Handler answers /livez, /healthz (the same, by its older name), /readyz, /metrics, /debug/status, /debug/pprof/ (Go's
+// Handler serves /livez, /healthz (the same, by its older name), /readyz, /metrics, /debug/status, /debug/pprof/ (Go's
 // profiler) and, where there are answers, /debug/explain?service=NAMESPACE/NAME&node=NAME and /debug/service?service=NAMESPACE/NAME.
 func Handler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
@@ -86,7 +85,7 @@ func answer(get func(url.Values) (any, error)) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(body, '\n')) // Only fails when nobody reads any more.
+		_, _ = w.Write(append(body, '\n')) // Only fails when the client has disconnected.
 	})
 }
 
@@ -116,11 +115,11 @@ func loopback(hostport string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// Serve answers requests to the listener until the context ends. It closes the listener.
+// Serve serves requests to the listener until the context ends. It closes the listener.
 func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	s := &http.Server{
 		Handler:        Handler(cfg),
-		ReadTimeout:    5 * time.Second, // Requests are a few lines; whoever takes longer holds a connection for nothing.
+		ReadTimeout:    5 * time.Second, // Requests are a few lines; a client that takes longer holds a connection for nothing.
 		WriteTimeout:   30 * time.Second,
 		IdleTimeout:    time.Minute,
 		MaxHeaderBytes: 16 << 10,

@@ -1,7 +1,7 @@
-// Package explain answers why an endpoint of a Service does or does not get traffic on a node, and what a connection meets
-// there.
+// Package explain answers why an endpoint of a Service does or does not get traffic on a node, and what happens to
+// connections there.
 //
-// The cluster's objects come in as package translate holds them, a report goes out, for programs and for people. It asks
+// The cluster's objects come in as package translate holds them, a report goes out, for programs and for people. It calls
 // the code that decides; it decides nothing itself.
 package explain
 
@@ -31,7 +31,7 @@ type View struct {
 	Ports     []Port     `json:"ports"`
 }
 
-// Frontend is an address of the Service, and what connections to it meet.
+// Frontend is an address of the Service, and what happens to connections to it.
 type Frontend struct {
 	Name   string           `json:"name"`
 	Kind   model.Kind       `json:"kind"`
@@ -40,7 +40,7 @@ type Frontend struct {
 	SourceRanges *[]string `json:"sourceRanges,omitempty"` // Who may dial it at all: absent, everyone; empty, nobody.
 }
 
-// Route is what a connection meets.
+// Route is what happens to a connection.
 type Route struct {
 	Verdict   model.Verdict `json:"verdict"`
 	Source    model.Source  `json:"source,omitempty"`
@@ -70,7 +70,7 @@ type Endpoint struct {
 	SlicePorts []string `json:"slicePorts,omitempty"` // What its slice has if it has not the Service's port.
 }
 
-// ErrNoService is the error about a Service that nothing is known of.
+// ErrNoService is the error about a Service that the World does not hold.
 var ErrNoService = errors.New("no Service")
 
 // New explains a Service for some nodes; none means all that have a Node object, or, without any such, a node of which
@@ -131,7 +131,7 @@ func notForwarded(w *translate.World, key model.ServiceKey) error {
 	return fmt.Errorf("the Service %s is not forwarded: %s", key, strings.Join(all, "; "))
 }
 
-// known lists the nodes that can be asked about.
+// known lists the nodes that can be explained.
 func known(nodes []string) string {
 	if len(nodes) == 0 {
 		return "no Node object is known; add those of the cluster, or ask without a node"
@@ -171,7 +171,7 @@ func viewOf(w *translate.World, plan *translate.Plan, key model.ServiceKey, v mo
 }
 
 // portOf returns one port's endpoints. Without a policy Local what is local does not matter, and nodes that differ in nothing
-// else see the same.
+// else have the same view.
 func portOf(x translate.Explanation, local bool) Port {
 	p := Port{ServicePort: x.ServicePort.String(), Family: x.Family, Hints: hints(x), Endpoints: []Endpoint{}}
 	for _, e := range x.Endpoints {

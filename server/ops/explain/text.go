@@ -30,7 +30,7 @@ func (r Report) Text(from string) string {
 	return b.String()
 }
 
-// viewers says who sees a view.
+// viewers names the nodes that have a view.
 func viewers(nodes []string) string {
 	if len(nodes) == 0 {
 		return "any node (no Node object is known, so neither are their zones)"
@@ -46,7 +46,7 @@ func listNodes(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// frontends prints what connections meet. Origins that meet the same share a line.
+// frontends prints what happens to connections. Origins that are treated alike share a line.
 func (v View) frontends(b *strings.Builder, from string) {
 	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "  FRONTEND\tKIND\tFROM\tA CONNECTION MEETS")
@@ -73,7 +73,7 @@ func (v View) frontends(b *strings.Builder, from string) {
 	t.Flush()
 }
 
-// outOfRange says whose connections do not get that far.
+// outOfRange says which connections are dropped for their source.
 func outOfRange(ranges []string) string {
 	if len(ranges) == 0 {
 		return "dropped, from wherever it comes: no range of spec.loadBalancerSourceRanges can be read"
@@ -81,7 +81,7 @@ func outOfRange(ranges []string) string {
 	return fmt.Sprintf("dropped, unless it comes from %s, as spec.loadBalancerSourceRanges asks", strings.Join(ranges, " or "))
 }
 
-// String says what a connection meets.
+// String says what happens to a connection.
 func (r Route) String() string {
 	switch {
 	case r.Verdict == model.Refuse:

@@ -13,15 +13,15 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Question is a question about a Service.
+// Question is a query about a Service.
 type Question struct {
 	Service string
 	Nodes   []string // None: all.
 	From    string   // An origin's name; empty: all.
 	Format  string   // One of Formats.
 
-	Manifests offline.Config // Whom to ask if it has paths: the manifests.
-	Admin     string         // Whom to ask otherwise: the control plane at this admin address.
+	Manifests offline.Config // The manifests to read, if it has paths.
+	Admin     string         // Otherwise the admin address of the control plane to query.
 }
 
 // Formats are the forms of an answer.
@@ -50,7 +50,7 @@ func AnswerQuestion(ctx context.Context, q Question, w io.Writer) error {
 	return enc.Encode(report)
 }
 
-// ask asks the manifests or the control plane.
+// ask explains the manifests or queries the control plane.
 func ask(ctx context.Context, q Question) (explain.Report, error) {
 	if len(q.Manifests.Paths) == 0 {
 		return Explain(ctx, q.Admin, q.Service, q.Nodes)
@@ -70,7 +70,7 @@ func ask(ctx context.Context, q Question) (explain.Report, error) {
 	return report, err
 }
 
-// withUnread adds to an error what could not be read of the manifests, which may be what was asked about.
+// withUnread adds to an error what could not be read of the manifests, which may hold the object of the question.
 func withUnread(err error, problems []model.Problem) error {
 	unread := slices.DeleteFunc(problems, func(p model.Problem) bool {
 		return p.Reason != model.Unreadable && p.Reason != model.InvalidObject && p.Reason != model.UnsupportedObject

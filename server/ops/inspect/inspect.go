@@ -1,4 +1,4 @@
-// Package inspect asks control planes what they know, and says it to people.
+// Package inspect queries control planes and prints their answers for people.
 //
 // Addresses of admin ports come in, text goes out. It changes nothing.
 package inspect
@@ -20,13 +20,13 @@ import (
 	"github.com/fairlead/fairlead/server/ops/explain"
 )
 
-// ErrUnhealthy is the error of a status that asks for attention. Its text was told already.
+// ErrUnhealthy is the error of a status that asks for attention. The output has the reasons already.
 var ErrUnhealthy = errors.New("not everything is up to date")
 
-// poll is how often Wait asks.
+// poll is how often Wait queries.
 const poll = 100 * time.Millisecond
 
-// get asks one admin port.
+// get queries one admin port.
 func get(ctx context.Context, address, path string, query url.Values, answer any) error {
 	u := url.URL{Scheme: "http", Host: address, Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -51,13 +51,13 @@ func get(ctx context.Context, address, path string, query url.Values, answer any
 	return nil
 }
 
-// Explain asks a control plane about a Service.
+// Explain queries a control plane about a Service.
 func Explain(ctx context.Context, address, service string, nodes []string) (explain.Report, error) {
 	var r explain.Report
 	return r, get(ctx, address, "/debug/explain", url.Values{"service": {service}, "node": nodes}, &r)
 }
 
-// Status prints what replicas know. It returns ErrUnhealthy if a replica is not ready or not reached, a node is behind or
+// Status prints the state of replicas. It returns ErrUnhealthy if a replica is not ready or not reached, a node is behind or
 // rejects what it is sent, or an object has a problem.
 func Status(ctx context.Context, addresses []string, w io.Writer) error {
 	healthy := true

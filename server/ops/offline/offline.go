@@ -1,7 +1,7 @@
-// Package offline answers what a node would do with manifests, without a cluster.
+// Package offline prints what a node would do with manifests, without a cluster.
 //
-// Paths of manifests come in, the forwarding table or the xDS resources of one node go out, as text. It takes the same
-// way as the control plane: the same reader, the same translation. It never talks to an API server and starts nothing.
+// Paths of manifests come in, the forwarding table or the xDS resources of one node go out, as text. It runs the same
+// code as the control plane: the same reader, the same translation. It never connects to an API server and starts nothing.
 package offline
 
 import (
@@ -23,10 +23,10 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// Config says what to answer.
+// Config says what to print.
 type Config struct {
-	Paths            []string  // Files, folders, or watch.Stdin.
-	Stdin            io.Reader // What watch.Stdin stands for.
+	Paths            []string  // Files, folders, or source.Stdin.
+	Stdin            io.Reader // What source.Stdin stands for.
 	Node             string
 	ServiceProxyName string // As of kube.Reader.
 	Format           string // One of Formats.
@@ -36,14 +36,14 @@ type Config struct {
 	Notes io.Writer
 }
 
-// ErrProblems is the error of manifests with problems, where those are asked to be one. They were told already.
+// ErrProblems is the error of manifests with problems, where those are to be an error. The output has them already.
 var ErrProblems = errors.New("there are problems, see the output")
 
-// Formats are the forms of an answer: the forwarding table for people, the same for programs, and the resources that the
+// Formats are the forms of the output: the forwarding table for people, the same for programs, and the resources that the
 // node's agent and Envoy are served.
 var Formats = []string{"table", "json", "xds"}
 
-// Run writes the answer. Manifests with faults are answered with their problems. The error is about the configuration, a
+// Run writes the output. That of manifests with faults has their problems. The error is about the configuration, a
 // path that cannot be read, manifests in which there is nothing to read, or it is ErrProblems.
 func Run(cfg Config, w io.Writer) error {
 	switch {
@@ -112,7 +112,7 @@ func World(cfg Config) (*translate.World, error) {
 	return world, fmt.Errorf("no Service, EndpointSlice or Node could be read: %s", why)
 }
 
-// resource is one xDS resource in the answer.
+// resource is one xDS resource in the output.
 type resource struct {
 	TypeURL  string          `json:"typeUrl"`
 	Name     string          `json:"name"`

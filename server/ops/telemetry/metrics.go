@@ -13,8 +13,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 )
 
-// Metrics returns a provider of meters, and the handler that shows in the Prometheus format what they measured, with
-// what Go and the kernel say about the process, and fairlead_build_info, which is always 1 and has the version, the commit
+// Metrics returns a provider of meters, and the handler that serves their metrics in the Prometheus format, with those
+// of the Go runtime and of the process, and fairlead_build_info, which is always 1 and has the version, the commit
 // (revision) and the Go version of the program as labels. An instrument fairlead.publish.duration in s is shown as
 // fairlead_publish_duration_seconds.
 func Metrics(version, revision string) (metric.MeterProvider, http.Handler, error) {
@@ -27,7 +27,8 @@ func Metrics(version, revision string) (metric.MeterProvider, http.Handler, erro
 	return sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)), promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), nil
 }
 
-// buildInfo says which program is measured: joined with any other metric, it tells a change of that from a change of version.
+// buildInfo names the program that is measured: joined with any other metric, it distinguishes a change of that metric from a
+// change of version.
 func buildInfo(version, revision string) prometheus.Collector {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "fairlead_build_info",

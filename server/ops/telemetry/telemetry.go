@@ -1,7 +1,7 @@
 // Package telemetry makes the providers of traces and metrics that Fairlead's processes share.
 //
 // In go the standard OTEL_ environment variables, out come OpenTelemetry providers. Traces leave the process by OTLP, and
-// only if the environment asks for them. Metrics leave it when somebody reads the handler. Nothing here knows what is
+// only if the environment asks for them. Metrics leave it when a client reads the handler. Nothing here decides what is
 // measured.
 package telemetry
 
@@ -23,7 +23,7 @@ import (
 )
 
 // Traces returns where a process of the given service.name sends its spans, and a function that sends the last of them
-// and gives up when its context ends. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before the name.
+// and gives up when its context ends. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence over the name.
 //
 // Spans are exported if OTEL_TRACES_EXPORTER is otlp, or if it is not set and OTEL_EXPORTER_OTLP_ENDPOINT or
 // OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is. Otherwise the provider does nothing and costs nothing. The exporter and the
@@ -46,7 +46,7 @@ func Traces(ctx context.Context, service string) (trace.TracerProvider, func(con
 	if err != nil {
 		return nil, nil, fmt.Errorf("describe this process for traces (OTEL_RESOURCE_ATTRIBUTES): %w", err)
 	}
-	// An exporter tells only the global handler that a collector does not answer.
+	// An exporter reports only to the global handler that a collector does not answer.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { slog.Warn("telemetry was lost", "error", err) }))
 	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
 	return p, p.Shutdown, nil

@@ -67,8 +67,8 @@ func (d *desiredState) podProblem() *model.Problem {
 	}
 	return &model.Problem{
 		Object: "Node " + d.config.Node, Reason: model.UnknownPods,
-		Message: "spec.podCIDRs is empty and no link of the node leads to a pod (veths are seen by themselves), so pods count as outsiders:" +
-			" their source is masqueraded, and Local policies drop what they send; if pods run here, name them by --pod-cidr or --pod-interface",
+		Message: "spec.podCIDRs is empty and the node has no link to a pod (the agent finds veths by itself), so traffic of pods counts as traffic" +
+			" from outside: its source is masqueraded, and Local policies drop it; if pods run here, set --pod-cidr or --pod-interface",
 	}
 }
 

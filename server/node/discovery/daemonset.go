@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// DaemonSet is the one that an agent's pod belongs to. A pod is not told why it ends. That its DaemonSet is no more is what
-// tells an uninstallation from an update, a rollback or a restart, however it is done: with Helm, with kubectl or
-// by a tool that follows a repository.
+// DaemonSet watches the DaemonSet of an agent's pod. A pod does not learn why it is stopped: only a deleted DaemonSet
+// distinguishes an uninstallation from an update, a rollback or a restart, whether Helm, kubectl or a GitOps controller
+// does it.
 type DaemonSet struct {
 	client  kubernetes.Interface
 	name    types.NamespacedName
@@ -23,7 +23,7 @@ type DaemonSet struct {
 	deleted atomic.Bool
 }
 
-// NewDaemonSet returns a DaemonSet of which nothing is known yet.
+// NewDaemonSet returns a DaemonSet that Run begins to watch.
 func NewDaemonSet(client kubernetes.Interface, name types.NamespacedName, log *slog.Logger) *DaemonSet {
 	return &DaemonSet{client: client, name: name, log: log}
 }
@@ -38,9 +38,9 @@ func (d *DaemonSet) Run(ctx context.Context) error {
 	return follow(ctx, informer, d.log, func() {
 		object, exists, err := informer.GetStore().GetByKey(d.name.String())
 		if err != nil {
-			return // Not with keys of this form.
+			return // It cannot fail with a key of this form.
 		}
-		// With foreground deletion the object stays until its pods are gone. One that was never there says nothing.
+		// With foreground deletion the object exists until its pods are deleted. One that never existed proves nothing.
 		deleted := seen && !exists || exists && object.(*appsv1.DaemonSet).DeletionTimestamp != nil
 		seen = seen || exists
 		if d.deleted.Swap(deleted) != deleted {
@@ -49,6 +49,6 @@ func (d *DaemonSet) Run(ctx context.Context) error {
 	})
 }
 
-// Deleted reports whether the DaemonSet was there and is no more, or is about to go. It is false while the API server has
-// not said so. It may be called from any goroutine.
+// Deleted reports whether the DaemonSet existed and was deleted, or is being deleted. It is false until the API server has
+// reported that. It may be called from any goroutine.
 func (d *DaemonSet) Deleted() bool { return d.deleted.Load() }

@@ -1,9 +1,9 @@
-// Package discovery asks the API server what an agent has to know beside Services: where the replicas of the control plane
-// are, and whether Fairlead is being uninstalled.
+// Package discovery watches what an agent needs from the API server beside Services: the addresses of the control plane's
+// replicas, and whether Fairlead is being uninstalled.
 //
-// In come the EndpointSlices of one Service and one DaemonSet, out go addresses and one word. The agent needs neither
-// answer to serve its node: while the API server is silent what was known last stays true. The package never writes to
-// the cluster.
+// In come the EndpointSlices of one Service and one DaemonSet, out go addresses and whether the DaemonSet was deleted. The
+// agent needs neither to serve its node: while the API server does not answer, the last known state holds. The package never
+// writes to the cluster.
 package discovery
 
 import (
@@ -26,21 +26,21 @@ import (
 // PortName is the name of the port, in the control plane's Service, that serves xDS.
 const PortName = "xds"
 
-// ReplicasConfig says how the replicas of the control plane are found.
+// ReplicasConfig configures how an agent finds the replicas of the control plane.
 type ReplicasConfig struct {
 	Client  kubernetes.Interface
-	Service types.NamespacedName // Its endpoints are the replicas; it needs no cluster IP, and none is used.
-	Path    string               // The file that remembers the addresses for the next start.
+	Service types.NamespacedName // Its endpoints are the replicas; its cluster IP, if any, is not used.
+	Path    string               // The file with the addresses for the next start.
 	Log     *slog.Logger
 }
 
 // Replicas finds the replicas of the control plane.
 type Replicas struct{ cfg ReplicasConfig }
 
-// NewReplicas returns something that has asked nobody yet.
+// NewReplicas returns Replicas that Run begins to watch.
 func NewReplicas(cfg ReplicasConfig) *Replicas { return &Replicas{cfg} }
 
-// Remembered returns the addresses that were found last, perhaps by an earlier process; none if there was no earlier one.
+// Remembered returns the addresses in the file, which an earlier process may have written; none without a file.
 func (r *Replicas) Remembered() []string {
 	content, err := os.ReadFile(r.cfg.Path)
 	if err != nil {
@@ -53,8 +53,8 @@ func (r *Replicas) Remembered() []string {
 	})
 }
 
-// Run calls set with the addresses of all ready replicas, as host:port, as soon as they are known and whenever they are
-// others, until ctx ends. When none is ready, the last ones stay: they are where the next ones most likely are.
+// Run calls set with the addresses of all ready replicas, as host:port, as soon as they are known and whenever they change, until
+// ctx ends. While none is ready, the last addresses stay: the next replicas most likely have them.
 func (r *Replicas) Run(ctx context.Context, set func([]string)) error {
 	informer := informers.NewSharedInformerFactoryWithOptions(r.cfg.Client, 0, informers.WithNamespace(r.cfg.Service.Namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -71,12 +71,12 @@ func (r *Replicas) Run(ctx context.Context, set func([]string)) error {
 		}
 		r.cfg.Log.Info("replicas of the control plane", "addresses", addresses)
 		if err := r.remember(addresses); err != nil {
-			r.cfg.Log.Error("after a restart of the node without an API server the replicas of the control plane would not be found", "error", err)
+			r.cfg.Log.Error("cannot write the replicas' addresses: after a restart without an API server the agent would not find them", "error", err)
 		}
 	})
 }
 
-// remember replaces the file.
+// remember writes the addresses to the file.
 func (r *Replicas) remember(addresses []string) error {
 	temporary := r.cfg.Path + ".tmp"
 	if err := os.WriteFile(temporary, []byte(strings.Join(addresses, "\n")+"\n"), 0o600); err != nil {
@@ -109,13 +109,13 @@ func addressesOf(slicesOfService []any) []string {
 	return slices.Compact(all)
 }
 
-// follow runs an informer, and calls changed once it knows everything and whenever something is different, until ctx ends.
+// follow runs an informer, and calls changed once it has synced and after every change, until ctx ends.
 func follow(ctx context.Context, informer kcache.SharedIndexInformer, log *slog.Logger, changed func()) error {
 	wake := make(chan struct{}, 1)
 	tell := func() {
 		select {
 		case wake <- struct{}{}:
-		default: // It is told already.
+		default: // The goroutine below is already due to run.
 		}
 	}
 	_, err := informer.AddEventHandler(kcache.ResourceEventHandlerFuncs{
@@ -125,7 +125,7 @@ func follow(ctx context.Context, informer kcache.SharedIndexInformer, log *slog.
 		return err
 	}
 	err = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *kcache.Reflector, err error) {
-		log.Warn("the API server does not answer", "error", err)
+		log.Warn("cannot watch the API server", "error", err)
 	})
 	if err != nil {
 		return err

@@ -1,7 +1,7 @@
-// Package healthcheck answers load balancers that ask whether a node has endpoints of a Service (healthCheckNodePort), as
-// kube-proxy does: byte for byte, since what asks was written for that.
+// Package healthcheck serves the health checks by which load balancers learn whether a node has endpoints of a Service
+// (healthCheckNodePort). Its answers are kube-proxy's byte for byte, since load balancers expect those.
 //
-// What to answer at which address and port comes in, HTTP goes out, and what cannot be listened on is a Problem. No Envoy
+// In come checks by address and port; out go HTTP responses, and a Problem for each port on which it cannot listen. No Envoy
 // takes part, so that a node answers while its Envoy is replaced.
 package healthcheck
 
@@ -25,7 +25,7 @@ import (
 // patience bounds how long a client may take to send its request, and how long it may keep an idle connection.
 const patience = 10 * time.Second
 
-// Check is what is answered at one address and port.
+// Check is the state that one address and port reports.
 type Check struct {
 	Service        model.ServiceKey
 	LocalEndpoints int
@@ -38,22 +38,22 @@ type Server struct {
 
 	mu       sync.Mutex // Guards the fields below.
 	serving  map[netip.AddrPort]*listener
-	problems map[netip.AddrPort]model.Problem // Of the checks that are not served.
+	problems map[netip.AddrPort]model.Problem // Of the checks that the server cannot serve.
 }
 
-// listener is one address and port that is being listened on.
+// listener listens on one address and port.
 type listener struct {
 	check  atomic.Pointer[Check]
 	server *http.Server
 }
 
-// New returns a server that answers nothing yet. healthy reports whether the node forwards Services at all; it is called for
-// every request, from any goroutine.
+// New returns a server without checks. healthy reports whether the node forwards Services at all; the server calls it for every
+// request, from any goroutine.
 func New(healthy func() bool, log *slog.Logger) *Server {
 	return &Server{healthy: healthy, log: log, serving: map[netip.AddrPort]*listener{}, problems: map[netip.AddrPort]model.Problem{}}
 }
 
-// Serve makes checks what is answered. It tries again to listen where it could not before.
+// Serve sets the checks, and listens on and closes ports accordingly. It retries those on which it could not listen before.
 func (s *Server) Serve(checks map[netip.AddrPort]Check) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (s *Server) Serve(checks map[netip.AddrPort]Check) {
 	}
 }
 
-// listen starts to answer at an address.
+// listen listens on an address and starts to serve.
 func (s *Server) listen(at netip.AddrPort, check *Check) (*listener, error) {
 	socket, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if err != nil {
@@ -93,13 +93,13 @@ func (s *Server) listen(at netip.AddrPort, check *Check) (*listener, error) {
 	}
 	go func() {
 		if err := l.server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("a health check is not answered any more", "address", at, "error", err)
+			s.log.Error("cannot serve a health check any more", "address", at, "error", err)
 		}
 	}()
 	return l, nil
 }
 
-// note keeps, and logs once, that a check is not served.
+// note records the problem of a check that cannot be served, and logs it once.
 func (s *Server) note(at netip.AddrPort, check Check, err error) {
 	p := model.Problem{
 		Object: model.ObjectKey{Kind: model.KindService, Namespace: check.Service.Namespace, Name: check.Service.Name}.String(),
@@ -108,12 +108,12 @@ func (s *Server) note(at netip.AddrPort, check Check, err error) {
 			at.Port(), at.Addr(), err),
 	}
 	if s.problems[at] != p {
-		s.log.Error("a health check is not answered", "object", p.Object, "problem", p.Message)
+		s.log.Error("cannot serve a health check", "object", p.Object, "problem", p.Message)
 	}
 	s.problems[at] = p
 }
 
-// answer answers any request. The node is to get connections if it has ready endpoints and forwards.
+// answer answers any request: 200 if the node has ready endpoints and forwards, and else 503.
 func (s *Server) answer(w http.ResponseWriter, c Check) {
 	healthy := s.healthy()
 	w.Header().Set("Content-Type", "application/json")
@@ -126,12 +126,12 @@ func (s *Server) answer(w http.ResponseWriter, c Check) {
 		c.Service.Namespace, c.Service.Name, c.LocalEndpoints, healthy)
 }
 
-// Problems returns, in order, the checks that are not served, and why.
+// Problems returns, in order, why each check that is not served cannot be.
 func (s *Server) Problems() []model.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.SortedFunc(maps.Values(s.problems), model.Problem.Compare)
 }
 
-// Close ends all answers.
+// Close closes all listeners.
 func (s *Server) Close() { s.Serve(nil) }

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// addresses is where control planes are, as was told last.
+// addresses are the last set addresses of control planes.
 type addresses struct {
 	mu      sync.Mutex // Guards the fields below.
 	list    []string   // Never changed in place.
 	changed chan struct{}
 }
 
-// get returns the addresses, and a channel that is closed when they are others.
+// get returns the addresses, and a channel that is closed when they change.
 func (a *addresses) get() ([]string, <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -34,13 +34,13 @@ func (a *addresses) set(list []string) {
 	a.changed = make(chan struct{})
 }
 
-// SetAddresses says where control planes are from now on, each as host:port. A stream that is open stays open: a replica
-// that stops is no longer announced before it ends its streams, and nothing is gained by leaving it early. With no
-// addresses nothing is connected to.
+// SetAddresses sets the addresses of the control planes, each as host:port. An open stream stays open: a replica that stops leaves
+// the list before it ends its streams, and the client gains nothing by closing its stream earlier. Without addresses the client
+// does not connect.
 func (c *Client) SetAddresses(list []string) { c.addresses.set(list) }
 
-// pause waits before the next round of attempts. fresh says that other addresses came meanwhile. These are tried soon, but
-// not at once: every node hears of them in the same moment.
+// pause waits before the next round of attempts. fresh reports that the addresses changed meanwhile. The client tries new ones
+// soon, but not at once: every node gets them at the same moment.
 func (c *Client) pause(ctx context.Context, ceiling time.Duration, nowhere bool, changed <-chan struct{}) (fresh bool) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()

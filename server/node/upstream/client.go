@@ -1,20 +1,20 @@
-// Package upstream is the agent's xDS client of the control plane, and the node's memory of what it was told.
+// Package upstream is the agent's xDS client of the control plane, and stores the resources that the node has acknowledged.
 //
 // In come the control plane's addresses and delta xDS responses. Out go Updates, one at a time per resource type, to
-// the one goroutine that owns the node; and, when that goroutine says that the node really forwards so, the ACK. What
-// was acknowledged is also kept in a state file, so that a node that restarts while no control plane answers forwards
-// as before.
+// the one goroutine that owns the node; and, when that goroutine reports that the node really forwards so, the ACK. The
+// package also writes acknowledged resources to a state file, so that a node that restarts while no control plane answers
+// forwards as before.
 //
-// The package never looks into a resource, never decides what an update means, never touches Envoy or the kernel, and
-// never forgets a resource because a control plane is silent, gone or new: only removed_resources removes.
+// The package never reads a resource's content, never decides what an update means, never touches Envoy or the kernel, and
+// never drops a resource because a control plane is silent, has ended or is new: only removed_resources removes.
 //
 // Three rules keep the node and the control plane in agreement:
 //   - A version counts as known when the node acknowledged it, not when it was received. A reconnect resumes from the
 //     known versions, so a server sends what is missing and nothing else.
 //   - At most one update of a type is with the agent; later responses of that type are merged and wait. Under load the
 //     merged update grows by itself, and no timer is needed.
-//   - A new stream subscribes to a type only when no update of that type is with the agent. Otherwise the server would
-//     be told a version that the node is about to leave, and a change taken back meanwhile would never be corrected.
+//   - A new stream subscribes to a type only when no update of that type is with the agent. Otherwise the client would send
+//     a version that the node is about to replace, and the server would never correct a change that it reverted meanwhile.
 package upstream
 
 import (
@@ -30,33 +30,33 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Config says who the node is, where control planes are and where the last good state is kept.
+// Config has the node's name, the control planes' addresses and the path of the last good state.
 type Config struct {
 	// Node is the node's name, sent as node.id. Required.
 	Node string
-	// Addresses are the control planes, as host:port. They are equal replicas: tried in random order, the next one
-	// when one fails. SetAddresses replaces them; without any the client waits for that.
+	// Addresses are the control planes, as host:port. They are equal replicas: the client tries them in random order, the
+	// next one when one fails. SetAddresses replaces them; without any the client waits for that.
 	Addresses []string
-	// Types are the type URLs to subscribe to, each with the wildcard "*". At least one is required. They are
-	// subscribed in this order.
+	// Types are the type URLs to which the client subscribes, in this order, each with the wildcard "*". At least one is
+	// required.
 	Types []string
-	// DialOptions are added to the client's own. They have to hold transport credentials, so that a client without
-	// TLS is somebody's decision and never an omission.
+	// DialOptions are added to the client's own. They must contain transport credentials, so that a client without TLS is a
+	// decision and never an omission.
 	DialOptions []grpc.DialOption
-	// StatePath is the state file. Empty: nothing is kept over a restart. The folder is made when it is missing.
+	// StatePath is the state file. Empty: the client keeps no state over a restart. It makes the folder if that is missing.
 	StatePath string
-	// Logger is where the client reports; nil means slog.Default.
+	// Logger is the client's log; nil means slog.Default.
 	Logger *slog.Logger
 }
 
-// The bounds of the waits between connection attempts. The base spreads the clients of a replica that stopped; the
-// maximum is how late a node may notice that a control plane is back.
+// The bounds of the backoff between connection attempts. The base spreads the clients of a replica that stopped; the
+// maximum is how late a node may notice that a control plane is available again.
 const (
 	baseBackoff = 500 * time.Millisecond
 	maxBackoff  = 15 * time.Second
 )
 
-// Client follows one control plane at a time. Make it with New, then call Run. Its methods may be called from any
+// Client keeps a stream to one control plane at a time. Make it with New, then call Run. Its methods may be called from any
 // goroutine.
 type Client struct {
 	config    Config
@@ -76,14 +76,14 @@ type Client struct {
 	status Status
 }
 
-// Status is what the client does at one moment, for the status page and metrics.
+// Status is the client's state at one moment, for the status page and metrics.
 type Status struct {
-	// Connected says whether a stream is open, and Address to which control plane.
+	// Connected reports whether a stream is open, and Address to which control plane.
 	Connected bool
 	Address   string
 	// Since is when Connected last changed.
 	Since time.Time
-	// LastError is why the last stream ended or could not be opened; it outlives the next success.
+	// LastError is why the last stream ended or failed to open; the next success does not clear it.
 	LastError string
 	// Streams counts the streams opened.
 	Streams uint64
@@ -97,13 +97,13 @@ type TypeStatus struct {
 	Resources int    // Resources that the node acknowledged and still has.
 	Responses uint64 // Responses received.
 	Acked     uint64 // Responses acknowledged to the control plane.
-	Nacked    uint64 // Responses refused.
-	// InProgress says that the agent holds an update that it has not answered.
+	Nacked    uint64 // Responses rejected.
+	// InProgress reports that the agent has an update that it has not answered.
 	InProgress bool
 }
 
-// New checks the configuration and loads the state file. A state file that is missing or damaged is logged and does
-// not fail: the node then waits for the first control plane.
+// New checks the configuration and loads the state file. It logs that a state file is missing or damaged, and does not fail:
+// the node then waits for the first control plane.
 func New(config Config) (*Client, error) {
 	if err := check(config); err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func check(config Config) error {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return fmt.Errorf("upstream: control plane %q is not host:port: %w", address, err)
 		}
-		conn, err := dial(config, address) // Connects to nothing yet; it refuses what could never connect.
+		conn, err := dial(config, address) // It does not connect yet; it rejects addresses to which it never could.
 		if err != nil {
 			return fmt.Errorf("upstream: control plane %q: %w", address, err)
 		}
@@ -152,24 +152,24 @@ func check(config Config) error {
 }
 
 // Loaded returns the resources that the node acknowledged, by type URL and name. Before Run that is the content of the
-// state file, from which a node forwards until a control plane answers. The control plane is told of these versions and
-// does not send them again: whoever calls Run has to use what Loaded returned first. The maps are the caller's; the
-// resources are shared and immutable.
+// state file, from which a node forwards until a control plane answers. The client sends these versions to the control plane,
+// which does not send the resources again: the caller of Run has to use those of Loaded first. The maps are the caller's;
+// the resources are shared and immutable.
 func (c *Client) Loaded() map[string]map[string]Resource { return c.known.snapshot() }
 
-// Updates returns the channel on which the node's reconciler takes updates. Every update has to be answered, by Ack or by
-// Nack: the next one of its type comes only then. The channel is never closed.
+// Updates returns the channel from which the node's reconciler receives updates. It has to answer every update, by Ack or by
+// Nack: only then does the client send the next one of its type. The channel is never closed.
 func (c *Client) Updates() <-chan Update { return c.updates }
 
-// Ack says that the node forwards as the update says. The versions count as known, the state is written, and the
-// control plane is told, unless the stream that brought the update is gone.
+// Ack reports that the node forwards as the update says. The client stores its versions as known, writes the state, and sends
+// the ACK to the control plane unless the stream of the update has ended.
 func (c *Client) Ack(u Update) { c.answer(answer{update: u}) }
 
-// Nack says that the node could not take the update, and why. It may have taken a part of it: at the next reconnect
-// the control plane is asked for all of the update's resources again.
+// Nack reports that the node could not apply the update, and why. The node may have applied a part of it: at the next reconnect
+// the client requests all of the update's resources again.
 func (c *Client) Nack(u Update, err error) {
 	if err == nil {
-		err = errors.New("refused without a reason")
+		err = errors.New("rejected without a reason")
 	}
 	c.answer(answer{update: u, err: err})
 }
@@ -177,7 +177,7 @@ func (c *Client) Nack(u Update, err error) {
 func (c *Client) answer(a answer) {
 	select {
 	case c.answers <- a:
-	case <-c.done: // Nobody is left to tell; the update is sent again after the next start.
+	case <-c.done: // The session has ended; the control plane sends the update again after the next start.
 	}
 }
 
@@ -193,8 +193,8 @@ func (c *Client) Status() Status {
 	return status
 }
 
-// Run follows the control planes until ctx ends, and then writes the state a last time. It returns an error only when
-// that fails. It may be called once.
+// Run keeps a stream to one of the control planes until ctx ends, and then writes the state a last time. It returns an error only
+// if that fails. It may be called once.
 func (c *Client) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -155,7 +155,7 @@ func TestUselessMessages(t *testing.T) {
 	stream.send(clusters, "2", []string{"a", "1"})
 	u := node.update(t, clusters, "+a=1")
 	node.Nack(u, nil)
-	stream.wantReply(clusters, "2", "refused without a reason")
+	stream.wantReply(clusters, "2", "rejected without a reason")
 	node.Ack(u) // A second answer.
 	stream.send(clusters, "3", []string{"a", "1"})
 	node.Ack(node.update(t, clusters, "+a=1"))

@@ -10,23 +10,23 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// subscription is one resource type, as the session sees it.
+// subscription is the session's state of one resource type.
 type subscription struct {
 	typeURL    string
 	status     *TypeStatus // In Client.status, written under Client.mu.
 	subscribed bool        // On the current stream.
 	pending    *Update     // Received on the current stream, not yet with the agent.
-	working    *ticket     // Of the update that is with the agent.
+	working    *ticket     // Of the update that the agent has.
 }
 
-// session holds the state of the protocol. Only the goroutine of run touches it. It never blocks outside its select, so
-// neither a slow agent nor a slow server can hold up the other.
+// session holds the state of the protocol. Only the goroutine of run accesses it. It never blocks outside its select, so
+// neither a slow agent nor a slow server can block the other.
 type session struct {
 	client        *Client
 	subscriptions []*subscription // In the order of Config.Types.
 	stream        *stream         // Nil while there is none.
 	requests      []*discoverypb.DeltaDiscoveryRequest
-	ready         []*subscription // Those whose pending update can go to the agent, the longest waiting first.
+	ready         []*subscription // Those whose pending update can go to the agent, in the order in which they became ready.
 }
 
 func newSession(c *Client) *session {
@@ -88,7 +88,7 @@ func (s *session) opened(e event) {
 	})
 }
 
-// closed forgets what the node has not begun to apply: the next stream brings it again.
+// closed drops the updates that the node has not begun to apply: the next stream brings them again.
 func (s *session) closed(e event) {
 	s.note(func(status *Status) {
 		if status.Connected {
@@ -102,14 +102,14 @@ func (s *session) closed(e event) {
 	}
 }
 
-// subscribe asks for all resources of a type but those that the node has, as soon as it is certain what it has.
+// subscribe subscribes to a type with the versions that the node has, as soon as these are certain.
 func (s *session) subscribe(sub *subscription) {
 	if s.stream == nil || sub.subscribed || sub.working != nil {
 		return
 	}
 	sub.subscribed = true
 	s.requests = append(s.requests, &discoverypb.DeltaDiscoveryRequest{
-		// Every first request of a type names the node: which type comes first is not fixed.
+		// The first request of every type names the node, since any type may be the first on a stream.
 		Node:                    &corepb.Node{Id: s.client.config.Node, UserAgentName: "fairlead-agent"},
 		TypeUrl:                 sub.typeURL,
 		ResourceNamesSubscribe:  []string{"*"},
@@ -120,7 +120,7 @@ func (s *session) subscribe(sub *subscription) {
 func (s *session) received(e event) {
 	sub := s.find(e.response.GetTypeUrl())
 	if sub == nil || !sub.subscribed {
-		s.client.log.Warn("control plane sent a type that was not asked for",
+		s.client.log.Warn("control plane sent a type to which the agent has not subscribed",
 			"address", e.stream.address, "type", e.response.GetTypeUrl())
 		return
 	}
@@ -134,7 +134,7 @@ func (s *session) received(e event) {
 	s.note(func(*Status) { sub.status.Responses++ })
 }
 
-// handed moves the update that the agent just took from waiting to working.
+// handed moves the update that the agent just received from pending to working.
 func (s *session) handed() {
 	sub := s.ready[0]
 	s.ready = s.ready[1:]
@@ -145,14 +145,14 @@ func (s *session) handed() {
 func (s *session) answered(a answer) {
 	sub := s.find(a.update.Type)
 	if sub == nil || a.update.ticket == nil || sub.working != a.update.ticket {
-		s.client.log.Error("an update was answered twice, or never handed out", "type", a.update.Type)
+		s.client.log.Error("the agent answered an update twice, or one that it never received", "type", a.update.Type)
 		return
 	}
 	if a.err == nil {
 		s.client.known.apply(a.update)
 	} else {
 		s.client.known.doubt(a.update)
-		s.client.log.Warn("update refused", "type", a.update.Type, "err", a.err)
+		s.client.log.Warn("the node rejected an update", "type", a.update.Type, "err", a.err)
 	}
 	sub.working = nil
 	s.note(func(*Status) { sub.status.InProgress = false })
@@ -165,7 +165,7 @@ func (s *session) answered(a answer) {
 	}
 }
 
-// reply answers each response of the update, in the order in which they came.
+// reply answers each response of the update, in the order in which they arrived.
 func (s *session) reply(sub *subscription, a answer) {
 	for _, r := range a.update.ticket.replies {
 		request := &discoverypb.DeltaDiscoveryRequest{TypeUrl: sub.typeURL, ResponseNonce: r.nonce}

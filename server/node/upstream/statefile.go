@@ -18,10 +18,10 @@ import (
 
 // The state file: one line with the format's name and version, then every resource as a length-delimited
 // envoy.service.discovery.v3.Resource (whose body names its type), sorted by type URL and name, then the SHA-256 of all
-// that. A file of another version counts as damaged: it is replaced, never guessed at.
+// before. A file of another version counts as damaged: the client replaces it and never interprets it.
 const stateHeader = "fairlead state 1\n"
 
-// readState returns the resources of a state file by type URL and name. All of it is sound, or there is an error.
+// readState returns the resources of a state file by type URL and name. It returns an error unless the whole file is sound.
 func readState(path string) (map[string]map[string]Resource, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -101,7 +101,7 @@ func writeSynced(path string, known map[string]map[string]Resource) (err error) 
 	return file.Sync()
 }
 
-// encodeState writes one resource after the other: the memory it needs does not grow with the state.
+// encodeState writes one resource after the other, so that its memory does not grow with the state.
 func encodeState(w io.Writer, known map[string]map[string]Resource) error {
 	sum := sha256.New()
 	both := io.MultiWriter(w, sum)
@@ -119,7 +119,7 @@ func encodeState(w io.Writer, known map[string]map[string]Resource) error {
 	return err
 }
 
-// syncFolder makes the rename last: until then a power cut could bring the old file back.
+// syncFolder makes the rename durable: before it a power cut could bring the old file back.
 func syncFolder(path string) error {
 	folder, err := os.Open(path)
 	if err != nil {

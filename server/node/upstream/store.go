@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// Writing the state may take a tenth of the time at most, and happens once per minPause at most: under continuous
-// change the newest state of 10,000 Services is several megabytes, and each write waits for the disk.
+// The store writes the state for a tenth of the time at most, and once per minPause at most: under continuous change the
+// state of 10,000 Services is several megabytes, and each write waits for the disk.
 const (
 	minPause   = 20 * time.Millisecond
 	pauseShare = 9 // Pause after a write, in multiples of what the write took.
 )
 
-// store is what the node acknowledged: in memory, and a moment later in the state file.
+// store holds the resources that the node acknowledged, in memory and, a moment later, in the state file.
 type store struct {
 	path string
 	log  *slog.Logger
-	// changed wakes the writer. One token is enough: the writer always takes the newest state.
+	// changed wakes the writer. A buffer of one is enough: the writer always writes the newest state.
 	changed chan struct{}
-	// pause is the least time between two writes. Tests replace it.
+	// pause is the minimum time between two writes. Tests replace it.
 	pause time.Duration
 
 	mu sync.Mutex // Guards the fields below. Held while maps are read or changed, never during I/O.
 	// known has the resources by type URL and name.
 	known map[string]map[string]Resource
-	// doubted has the names, by type URL, of which the node refused an update, perhaps after it took a part.
+	// doubted has the names, by type URL, of resources in updates that the node rejected, perhaps after it applied a part.
 	doubted map[string]map[string]bool
 	// revision counts the changes of known; written is the revision that the file has.
 	revision, written uint64
@@ -67,7 +67,7 @@ func (s *store) load() map[string]map[string]Resource {
 	return loaded
 }
 
-// apply makes an update known.
+// apply stores an update as known.
 func (s *store) apply(u Update) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +92,7 @@ func (s *store) apply(u Update) {
 	s.wake()
 }
 
-// doubt records that the node refused an update.
+// doubt records that the node rejected an update.
 func (s *store) doubt(u Update) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,7 +104,7 @@ func (s *store) doubt(u Update) {
 	}
 }
 
-// versions returns what a new stream tells the server. A doubted resource has the empty version, which no resource
+// versions returns the initial_resource_versions of a new stream. A doubted resource has the empty version, which no resource
 // has: so the server sends it again, or removes it.
 func (s *store) versions(typeURL string) map[string]string {
 	s.mu.Lock()
@@ -125,7 +125,7 @@ func (s *store) count(typeURL string) int {
 	return len(s.known[typeURL])
 }
 
-// snapshot returns a copy of what is known, by type URL and name.
+// snapshot returns a copy of the known resources, by type URL and name.
 func (s *store) snapshot() map[string]map[string]Resource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +141,7 @@ func (s *store) copyKnown() map[string]map[string]Resource {
 }
 
 // keep writes the state file until stop is closed, then writes what is not yet written and returns the error of that.
-// A write that fails is logged and tried again after the pause.
+// It logs a write that fails, and retries after the pause.
 func (s *store) keep(stop <-chan struct{}) error {
 	if s.path == "" {
 		<-stop
@@ -155,7 +155,7 @@ func (s *store) keep(stop <-chan struct{}) error {
 		}
 		started := time.Now()
 		if err := s.write(); err != nil {
-			s.log.Error("state not written: after a restart the node would begin with older state",
+			s.log.Error("cannot write the state file: after a restart the node would begin with older state",
 				"path", s.path, "err", err)
 			s.wake()
 		}

@@ -18,26 +18,26 @@ const (
 	connectTimeout   = 5 * time.Second
 	keepaliveTime    = 30 * time.Second // The server has to allow pings this often.
 	keepaliveTimeout = 10 * time.Second
-	// maxMessage is the largest response taken, in bytes. gRPC's default of 4 MiB is less than the clusters of 10,000
-	// Services need in one response.
+	// maxMessage is the largest response that the client accepts, in bytes. gRPC's default of 4 MiB is less than one response
+	// with the clusters of 10,000 Services.
 	maxMessage = 64 << 20
 )
 
-// stream is one DeltaAggregatedResources stream. Its identity says whether an update is stale.
+// stream is one DeltaAggregatedResources stream. An update of another stream than the current one is stale.
 type stream struct {
 	address  string
 	requests chan *discoverypb.DeltaDiscoveryRequest // From the session.
 }
 
-// event is what the stream tells the session: opened (neither field set), a response, or closed with its reason.
+// event is sent by the stream to the session: opened (neither field set), a response, or closed with its reason.
 type event struct {
 	stream   *stream
 	response *discoverypb.DeltaDiscoveryResponse
 	err      error
 }
 
-// connect keeps one stream open until ctx ends. All addresses are tried in a row, unless others come meanwhile; only then
-// comes a pause.
+// connect keeps one stream open until ctx ends. It tries all addresses in a row, unless they change meanwhile, before it
+// pauses.
 func (c *Client) connect(ctx context.Context) {
 	ceiling, last := baseBackoff, ""
 	for {
@@ -68,7 +68,7 @@ func (c *Client) connect(ctx context.Context) {
 	}
 }
 
-// order returns the addresses in random order, the one that failed last at the end.
+// order returns the addresses in random order, with the one that failed last at the end.
 func order(addresses []string, last string) []string {
 	shuffled := slices.Clone(addresses)
 	rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
@@ -78,8 +78,8 @@ func order(addresses []string, last string) []string {
 	return shuffled
 }
 
-// wait pauses for a random time between nothing and the ceiling (full jitter): the clients of a control plane that
-// stopped all begin to count at the same moment and must not return at the same moment.
+// wait pauses for a random time between 0 and the ceiling (full jitter): all clients of a control plane that stopped begin to
+// wait at the same moment, and must not reconnect at the same moment.
 func wait(ctx context.Context, ceiling time.Duration) {
 	timer := time.NewTimer(rand.N(ceiling))
 	defer timer.Stop()
@@ -89,8 +89,8 @@ func wait(ctx context.Context, ceiling time.Duration) {
 	}
 }
 
-// follow opens a stream to one control plane and follows it until it breaks. lived says that it was of use: it brought
-// a response, or it stood longer than any pause (a client that knows everything may be sent nothing for hours).
+// follow opens a stream to one control plane and receives from it until it ends. lived reports that the stream was of use: it
+// brought a response, or it was open longer than any pause (a server may send nothing for hours to a client that is up to date).
 func (c *Client) follow(parent context.Context, address string) (lived bool, err error) {
 	ctx, cancel := context.WithCancel(parent)
 	s := &stream{address: address, requests: make(chan *discoverypb.DeltaDiscoveryRequest)}
@@ -124,7 +124,7 @@ func (c *Client) follow(parent context.Context, address string) (lived bool, err
 	}
 }
 
-// send writes the session's requests. It has a goroutine of its own, since a server that is busy sending may not read:
+// send sends the session's requests. It has a goroutine of its own, since a server that is busy sending may not read:
 // if the session waited for it, each would wait for the other.
 func (s *stream) send(ctx context.Context, ads discoverypb.AggregatedDiscoveryService_DeltaAggregatedResourcesClient) {
 	for {
@@ -133,7 +133,7 @@ func (s *stream) send(ctx context.Context, ads discoverypb.AggregatedDiscoverySe
 			return
 		case request := <-s.requests:
 			if ads.Send(request) != nil {
-				return // Recv says why.
+				return // Recv returns the reason.
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func (c *Client) tell(ctx context.Context, e event) {
 
 func dial(config Config, address string) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
-		// A node talks to its control plane directly, and takes no settings from DNS or the environment.
+		// A node connects to its control plane directly, and reads no settings from DNS or the environment.
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),

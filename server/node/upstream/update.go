@@ -25,36 +25,36 @@ func (r Resource) Proto() *discoverypb.Resource {
 	return &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Any}
 }
 
-// Update is what one or more responses of one type change. It is immutable. A resource is named at most once in it.
+// Update is the change by one or more responses of one type. It is immutable. It names a resource at most once.
 type Update struct {
 	Type    string
 	Changed []Resource // New or with a new version, sorted by name.
 	Removed []string   // Sorted.
 
-	ticket *ticket // What Ack and Nack answer; the update's identity.
+	ticket *ticket // The update's identity, for Ack and Nack.
 }
 
-// ticket remembers which responses an update stands for, and on which stream they came.
+// ticket records the responses that an update consists of, and the stream on which they arrived.
 type ticket struct {
 	stream  *stream
 	replies []reply // In the order of the responses.
 }
 
-// reply is what one response is answered with. A response with a malformed resource is refused whatever the agent
-// says of the rest.
+// reply is the answer to one response. The session rejects a response with a malformed resource whatever the agent answers for
+// the rest.
 type reply struct {
 	nonce string
 	err   error
 }
 
-// answer is the agent's word on an update; err is nil for an ACK.
+// answer is the agent's answer to an update; err is nil for an ACK.
 type answer struct {
 	update Update
 	err    error
 }
 
-// newUpdate reads a response. What is wrong with it is kept in the reply, and the sound resources are used: one bad
-// resource does not hold up the others.
+// newUpdate reads a response. It keeps the errors of malformed resources for the reply, and uses the sound ones: one bad
+// resource does not block the others.
 func newUpdate(s *stream, response *discoverypb.DeltaDiscoveryResponse) Update {
 	resources := map[string]Resource{}
 	var bad []error
@@ -126,7 +126,7 @@ func sortedResources(resources map[string]Resource) []Resource {
 	return sorted
 }
 
-// traceparent reads the trace context out of a resource's metadata, where xDS has a place for it.
+// traceparent reads the trace context from a resource's metadata, which xDS has for such data.
 func traceparent(r *discoverypb.Resource) string {
 	return r.GetMetadata().GetFilterMetadata()["fairlead"].GetFields()["traceparent"].GetStringValue()
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/fairlead/fairlead/server/source"
 )
 
-// Folders of a node. The first must survive a restart of the node, the second need not.
+// Folders on a node. The first must survive a restart of the node, the second need not.
 const (
 	defaultStateDir = "/var/lib/fairlead"
 	defaultRunDir   = "/run/fairlead"
@@ -37,9 +37,10 @@ func newAgentCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --node NAME {--server HOST:PORT | --server-endpoints NAMESPACE/SERVICE}",
-		Short: "Lead a node's Service traffic to its Envoy",
-		Long: `Follows the control plane, serves the node's Envoys and keeps the node's nftables table and routes.
-What it built stays when it stops: the node forwards without its agent. --cleanup removes all of it.`,
+		Short: "Run the node agent: program nftables and serve xDS to the local Envoy",
+		Long: `Subscribes to the node's resources at the control plane by xDS, serves xDS to the node's Envoys, and programs
+nftables and policy routes, so that the kernel sends Service traffic to Envoy. The programmed state stays when the
+agent stops: the node forwards without it. --cleanup removes all of it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := log.logger()
@@ -67,45 +68,45 @@ What it built stays when it stops: the node forwards without its agent. --cleanu
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&config.Admin, "admin", "127.0.0.1:19001", "Address of health, metrics and status; empty for none.")
-	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the node answers /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
+	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the agent serves /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
 	addConntrackFlags(flags, &config.Conntrack)
-	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents built on this node, and exit.")
-	flags.Uint32Var(&config.EnvoyNS.Mask, "mark-mask", config.EnvoyNS.Mask, "Six adjacent bits of packet marks that nothing else on the node uses.")
+	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents made on this node, such as nftables tables, links and routes, and exit.")
+	flags.Uint32Var(&config.EnvoyNS.Mask, "mark-mask", config.EnvoyNS.Mask, "Six adjacent bits of packet and connection marks that no other program on the node uses.")
 	flags.StringVar(&config.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of this node; by default $NODE_NAME.")
-	flags.StringSliceVar(&nodePort, "nodeport-addresses", nil, "Prefixes of the node's addresses that serve NodePorts; by default the Node object's first address of each family.")
-	flags.StringSliceVar(&podCIDRs, "pod-cidr", nil, "Prefixes of sources that count as pods of this node; by default, and without --pod-interface, those that the Node object names, and those behind links that lead to pods.")
-	flags.StringSliceVar(&config.PodInterfaces, "pod-interface", nil, "Links whose packets count as pods', by name or, with a * at the end, by its beginning, such as cni0 or cali*.")
+	flags.StringSliceVar(&nodePort, "nodeport-addresses", nil, "Prefixes of the node's addresses on which it serves NodePorts; by default the Node object's first address of each family.")
+	flags.StringSliceVar(&podCIDRs, "pod-cidr", nil, "Prefixes of sources that count as pods of this node; by default, and without --pod-interface, the Node object's podCIDRs and the sources behind links to pods.")
+	flags.StringSliceVar(&config.PodInterfaces, "pod-interface", nil, "Links whose packets count as those of pods, by name or, with a * at the end, by the beginning of the name, such as cni0 or cali*.")
 	flags.IntVar(&config.EnvoyNS.RulePriority, "rule-priority", config.EnvoyNS.RulePriority, "Priority of the node's policy routing rules.")
 	flags.StringVar(&config.RunDir, "run-dir", defaultRunDir, "Folder of the unix sockets for Envoys.")
 	flags.StringSliceVar(&config.Servers, "server", nil, "Addresses of the control plane's replicas, as host:port.")
 	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
-	flags.IntVar(&config.EnvoyNS.Table, "table", config.EnvoyNS.Table, "First of 64 routing tables that nothing else on the node uses.")
-	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
+	flags.IntVar(&config.EnvoyNS.Table, "table", config.EnvoyNS.Table, "Number of the first of 64 routing tables that no other program on the node uses.")
+	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as: the same as --user of fairlead proxy.")
 	api.add(flags)
 	log.add(flags)
 	proof.add(flags)
 	return cmd
 }
 
-// addConntrackFlags declares what kube-proxy has flags of the same names for.
+// addConntrackFlags declares the flags that kube-proxy has, too, under the same names.
 func addConntrackFlags(flags *pflag.FlagSet, c *node.Conntrack) {
-	flags.IntVar(&c.MaxPerCore, "conntrack-max-per-core", c.MaxPerCore, "Connections that the kernel can track, for each core; 0 leaves the limit alone.")
+	flags.IntVar(&c.MaxPerCore, "conntrack-max-per-core", c.MaxPerCore, "Connections that the kernel can track, for each core; 0 does not change the limit.")
 	flags.IntVar(&c.Min, "conntrack-min", c.Min, "Connections that the kernel can track at least, whatever --conntrack-max-per-core.")
-	flags.DurationVar(&c.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", c.TCPEstablishedTimeout, "After which the kernel forgets an idle TCP connection; 0 leaves it alone.")
-	flags.DurationVar(&c.TCPCloseWaitTimeout, "conntrack-tcp-timeout-close-wait", c.TCPCloseWaitTimeout, "After which the kernel forgets a TCP connection that only one side has closed; 0 leaves it alone.")
+	flags.DurationVar(&c.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", c.TCPEstablishedTimeout, "Time after which the kernel forgets an idle TCP connection; 0 does not change it.")
+	flags.DurationVar(&c.TCPCloseWaitTimeout, "conntrack-tcp-timeout-close-wait", c.TCPCloseWaitTimeout, "Time after which the kernel forgets a TCP connection that only one side has closed; 0 does not change it.")
 }
 
-// agentClusterFlags say what an agent asks the API server.
+// agentClusterFlags are the flags for what an agent watches at the API server.
 type agentClusterFlags struct{ daemonSet, kubeconfig, serverEndpoints string }
 
 // add declares the flags.
 func (f *agentClusterFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.daemonSet, "daemonset", "", "DaemonSet of the agents, as NAMESPACE/NAME: an agent that is stopped after that was deleted cleans up its node, as with --cleanup.")
+	flags.StringVar(&f.daemonSet, "daemonset", "", "DaemonSet of the agents, as NAMESPACE/NAME: an agent that stops after the DaemonSet was deleted cleans up its node, as with --cleanup.")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server, for --daemonset and --server-endpoints; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
-	flags.StringVar(&f.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints' port "+discovery.PortName+" is where the control plane's replicas are, instead of --server.")
+	flags.StringVar(&f.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints are the control plane's replicas, at port "+discovery.PortName+"; instead of --server.")
 }
 
-// configure gives an agent what it needs to ask the API server, if there is anything to ask.
+// configure sets what the agent watches at the API server, and a client if it watches anything.
 func (f *agentClusterFlags) configure(config *node.Config) (err error) {
 	if f.serverEndpoints != "" && len(config.Servers) > 0 {
 		return errors.New("--server and --server-endpoints: use one")

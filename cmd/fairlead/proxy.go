@@ -20,10 +20,11 @@ func newProxyCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "proxy",
-		Short: "Become the node's Envoy, in a network namespace of its own",
-		Long: `Makes a network namespace, has the agent join it to the node, gives up every capability but CAP_NET_ADMIN
-(which ends at that namespace) and becomes Envoy. Started a second time beside the first, it replaces it:
-new connections go to the new Envoy, established ones stay with the old until it is stopped.`,
+		Short: "Run the node's Envoy, in a network namespace of its own",
+		Long: `Makes a network namespace, has the agent join it to the node, drops every capability but CAP_NET_ADMIN
+(which applies to that namespace only) and executes Envoy. A second proxy beside the first replaces it once
+its Envoy is ready: the kernel sends new connections to the new Envoy, and established ones stay with the old
+until it is stopped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config.Socket = node.ProxySocket(runDir)
@@ -35,12 +36,12 @@ new connections go to the new Envoy, established ones stay with the old until it
 	}
 	cmd.AddCommand(newProxyDrainCommand(), newProxyReadyCommand())
 	flags := cmd.Flags()
-	flags.IntVar(&config.Concurrency, "concurrency", 0, "Envoy's worker threads; 0 is one for each core that it may use.")
+	flags.IntVar(&config.Concurrency, "concurrency", 0, "Number of Envoy's worker threads; 0 is one for each core that it may use.")
 	flags.StringVar(&config.Envoy, "envoy", "envoy", "Envoy binary, 1.40 or later.")
 	flags.StringVar(&config.LogLevel, "log-level", "warning", "Envoy's log level.")
 	flags.StringVar(&runDir, "run-dir", defaultRunDir, "Folder of the agent's unix sockets.")
-	flags.IntVar(&config.User, "user", 0, "User and group that Envoy runs as; 0 changes nothing.")
-	flags.DurationVar(&config.Wait, "wait", 0, "How long to wait for the agent; 0 waits for ever.")
+	flags.IntVar(&config.User, "user", 0, "User and group that Envoy runs as; 0 does not change them.")
+	flags.DurationVar(&config.Wait, "wait", 0, "Time to wait for the agent; 0 waits for ever.")
 	return cmd
 }
 
@@ -51,10 +52,10 @@ func newProxyDrainCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "drain",
-		Short: "Wait until an Envoy that has been replaced has no connections any more",
-		Long: `Waits until no client has a connection or a UDP session through the Envoy, or for the given time at most.
-A container's preStop hook runs it: established connections stay with the Envoy that accepted them. A proxy that still
-waits for its agent has nothing to drain.`,
+		Short: "Wait until Envoy has drained: no connections and no UDP sessions; a container's preStop hook",
+		Long: `Waits until no client has a connection or a UDP session through Envoy, or for the given time at most.
+A container's preStop hook runs it, since established connections stay with the Envoy that accepted them. A proxy that
+still waits for its agent has nothing to drain.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e, err := launcher.FindEnvoy(process, user)
@@ -70,7 +71,7 @@ waits for its agent has nothing to drain.`,
 		},
 	}
 	addEnvoyFlags(cmd.Flags(), &process, &user)
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "How long to wait; what is open then is cut.")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "Time to wait; connections that are open then are cut when Envoy is stopped.")
 	return cmd
 }
 
@@ -78,7 +79,7 @@ func newProxyReadyCommand() *cobra.Command {
 	var process, user int
 	cmd := &cobra.Command{
 		Use:   "ready",
-		Short: "Say whether Envoy can take connections; a container's readiness probe",
+		Short: "Check whether Envoy can accept connections; a container's readiness probe",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e, err := launcher.FindEnvoy(process, user)
@@ -92,8 +93,8 @@ func newProxyReadyCommand() *cobra.Command {
 	return cmd
 }
 
-// addEnvoyFlags declares the flags that say which Envoy is meant.
+// addEnvoyFlags declares the flags that select an Envoy.
 func addEnvoyFlags(flags *pflag.FlagSet, process, user *int) {
-	flags.IntVar(process, "pid", 1, "Process that has become Envoy; in its container 1.")
-	flags.IntVar(user, "user", 0, "User that Envoy runs as, as of fairlead proxy.")
+	flags.IntVar(process, "pid", 1, "Process ID of Envoy; 1 in its container.")
+	flags.IntVar(user, "user", 0, "User that Envoy runs as: the same as --user of fairlead proxy.")
 }

@@ -2,7 +2,7 @@
 // per class of connections), the policy routes of both sides, and the namespace's static rules.
 //
 // An Envoy instance's number and a namespace come in; links, routes, rules and an nftables table inside the namespace come
-// out. The package knows no Service, and touches nothing of the host but what carries its own names, marks and tables.
+// out. The package knows no Service, and changes only links, rules and routing tables with its own names, marks and numbers.
 package envoyns
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// ID numbers the Envoy instances of a node, from 1 to MaxID; numbers are used again once their Envoy is gone.
+// ID is the number of an Envoy instance of a node, from 1 to MaxID. The agent reuses a number once its Envoy has ended.
 type ID int
 
 // MaxID is the last Envoy instance number: four bits of the mark hold it.
@@ -26,34 +26,34 @@ const MaxID ID = 15
 
 // Fixed names and numbers inside the namespace. Nothing outside can see them.
 const (
-	localTable     = 100 // Everything is local: what comes in by a veth is Envoy's.
-	keepTable      = 101 // Out by the veth of class keep.
+	localTable     = 100 // Every destination is local: Envoy gets all packets that arrive on a veth.
+	keepTable      = 101 // The default route over the veth of class keep.
 	foreignSource  = 1   // Mark of packets with a source that is not the namespace's own.
 	masqueradePref = 7
 	foreignPref    = 8
 	localPref      = 9
 )
 
-// Config says which names and numbers of the host a node's Envoy instances use.
+// Config has the marks and numbers of the host that a node's Envoy instances use.
 type Config struct {
 	// Mask is the six adjacent bits of packet and connection marks that belong to Fairlead. kube-proxy uses 0xc000,
 	// AWS 0x80, Calico the high half.
 	Mask uint32
 	// Table is the first of 64 routing tables.
 	Table int
-	// RulePriority is the priority of the policy rules: after the table of local addresses (0), before everybody else's.
+	// RulePriority is the priority of the policy rules: after the rule of the local table (0), before those of others.
 	RulePriority int
 }
 
 // minMTU is what IPv6 requires of every link, in bytes.
 const minMTU = 1280
 
-// DefaultConfig is free of what other node software is known to use.
+// DefaultConfig returns numbers that no other node software is known to use.
 func DefaultConfig() Config {
 	return Config{Mask: 0x3f00, Table: 7700, RulePriority: 77}
 }
 
-// Validate returns an error that says how to correct the configuration.
+// Validate returns an error that says how to correct the configuration, or nil.
 func (c Config) Validate() error {
 	if shifted := c.Mask >> bits.TrailingZeros32(c.Mask); shifted != 0x3f {
 		return fmt.Errorf("mark mask %#x: six adjacent bits are needed, such as 0x3f00", c.Mask)
@@ -69,7 +69,7 @@ func (c Config) Mark(id ID, class frontendpb.Class) uint32 {
 	return uint32(index(id, class)) << bits.TrailingZeros32(c.Mask)
 }
 
-// table returns the routing table that leads to an Envoy instance's class.
+// table returns the number of the routing table for an Envoy instance's class.
 func (c Config) table(id ID, class frontendpb.Class) int { return c.Table + index(id, class) }
 
 // LinkName returns the name of the host's end of a class's veth, such as fl1k.
@@ -77,7 +77,7 @@ func LinkName(id ID, class frontendpb.Class) string {
 	return "fl" + strconv.Itoa(int(id)) + class.Label()[:1]
 }
 
-// IsLink reports whether a link of the host's has the name of an Envoy instance's.
+// IsLink reports whether name is that of an Envoy instance's link on the host.
 func IsLink(name string) bool {
 	for _, class := range frontendpb.Classes {
 		for id := ID(1); id <= MaxID; id++ {
@@ -102,8 +102,8 @@ func parseLinkName(name string) (ID, bool) {
 // pair is the addresses of a veth's two ends.
 type pair struct{ host, proxy netip.Addr }
 
-// addresses returns the addresses of a class's veth. They are link-local (IPv4) or unique local (IPv6) and routed
-// nowhere but over the veth itself.
+// addresses returns the addresses of a class's veth. They are link-local (IPv4) or unique local (IPv6), and have routes over the
+// veth itself only.
 func addresses(id ID, class frontendpb.Class) (v4, v6 pair) {
 	base := byte(int(id)<<4 | int(class)<<2)
 	four := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 66, base + last}) }
@@ -113,7 +113,7 @@ func addresses(id ID, class frontendpb.Class) (v4, v6 pair) {
 	return pair{four(1), four(2)}, pair{six(1), six(2)}
 }
 
-// MasqueradeSource returns the source that datagrams of class masq carry into an Envoy instance's namespace.
+// MasqueradeSource returns the source of datagrams of class masq in an Envoy instance's namespace.
 func MasqueradeSource(id ID) (v4, v6 netip.Addr) {
 	return netip.AddrFrom4([4]byte{169, 254, 65, byte(id)}), netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 1, 15: byte(id)})
 }
@@ -129,7 +129,7 @@ func hardwareAddr(id ID, class frontendpb.Class, end byte) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0xfa, 0x1e, byte(id), byte(class), end}
 }
 
-// ProbeAddresses returns the addresses with ports that lead into a class's veth and so to its listeners, as any Service would.
+// ProbeAddresses returns the addresses and ports that the host routes over a class's veth to its listeners, as it does Services'.
 func ProbeAddresses(id ID, class frontendpb.Class) []netip.AddrPort {
 	v4, v6 := addresses(id, class)
 	probes := []netip.AddrPort{netip.AddrPortFrom(v4.proxy, 1)}
@@ -145,8 +145,8 @@ func IPv6() bool {
 	return err == nil && strings.TrimSpace(string(b)) == "0"
 }
 
-// setSysctl writes one setting of the network namespace of the calling thread, if it has another value: where
-// /proc/sys is read-only, a setting that is right already is no error.
+// setSysctl writes one setting of the network namespace of the calling thread, if it has another value: so a setting that is
+// already right is no error where /proc/sys is read-only.
 func setSysctl(name, value string) error {
 	path := "/proc/sys/net/" + name
 	if old, err := os.ReadFile(path); err == nil && strings.Join(strings.Fields(string(old)), " ") == value {

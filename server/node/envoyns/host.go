@@ -24,15 +24,15 @@ var families = []struct {
 	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 }
 
-// Build joins the network namespace at ns to the calling process's as Envoy instance id. What an earlier Envoy instance of the same
-// number left behind is removed first. On an error the host is left as if nothing had been done.
+// Build joins the network namespace at ns to the calling process's as Envoy instance id. It first
+// removes what an earlier Envoy instance of the same number left, and on an error everything that it built.
 func Build(c Config, id ID, ns int, mtu MTU) error {
 	if err := Remove(c, id); err != nil {
 		return err
 	}
 	err := build(c, id, ns, mtu)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("build generation %d: %w", id, err), Remove(c, id))
+		err = errors.Join(fmt.Errorf("build the links of Envoy instance %d: %w", id, err), Remove(c, id))
 	}
 	return err
 }
@@ -66,10 +66,10 @@ func addVeth(id ID, class frontendpb.Class, ns, mtu int) error {
 }
 
 // hostSysctls returns the settings of the host's end of a veth. Packets arrive there with sources that the host routes
-// elsewhere (pods, clients), and, after the host undid a NodePort's rewriting, with the host's own.
+// over other links (pods, clients), and, after conntrack has undone a NodePort's NAT, with the host's own.
 func hostSysctls(link string, ipv6 bool) [][2]string {
-	// The stricter of a link's and all links' rp_filter counts, and 2 (loose) is the larger number: where all links
-	// are strict, loose is as lenient as one can be made.
+	// The kernel takes the maximum of a link's and all links' rp_filter, and 2 (loose) is the larger number: where all links
+	// are strict, loose is the most lenient setting of one.
 	lenient := "0"
 	if all, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter"); err == nil && strings.TrimSpace(string(all)) != "0" {
 		lenient = "2"
@@ -81,7 +81,7 @@ func hostSysctls(link string, ipv6 bool) [][2]string {
 	return settings
 }
 
-// Remove deletes all that an Envoy instance has on the host. What is not there is no error.
+// Remove deletes an Envoy instance's links, rules and routes on the host. It is no error if they do not exist.
 func Remove(c Config, id ID) error {
 	var errs []error
 	for _, class := range frontendpb.Classes {
@@ -96,13 +96,13 @@ func Remove(c Config, id ID) error {
 		errs = append(errs, removePolicies(c, id, f.family))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("remove generation %d: %w", id, err)
+		return fmt.Errorf("remove the links of Envoy instance %d: %w", id, err)
 	}
 	return nil
 }
 
 // Existing returns the Envoy instances whose Envoy is alive, in order: a namespace, and with it the far end of its veths,
-// lives as long as a process in it.
+// exists as long as a process in it.
 func Existing() ([]ID, error) {
 	links, err := Undisturbed(netlink.LinkList)
 	if err != nil {
@@ -127,10 +127,10 @@ func RemoveAll(c Config) error {
 	return errors.Join(errs...)
 }
 
-// dumps is how often a list is asked for before it counts as one that cannot be had.
+// dumps is how often Undisturbed requests a list before it returns the error.
 const dumps = 10
 
-// Undisturbed asks the kernel for a list until nothing changes while it is read, as links do when several pods start at once.
+// Undisturbed requests a list from the kernel again if it changed during the dump, as links do when several pods start at once.
 func Undisturbed[T any](list func() ([]T, error)) (found []T, err error) {
 	for range dumps {
 		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -140,7 +140,7 @@ func Undisturbed[T any](list func() ([]T, error)) (found []T, err error) {
 	return found, err
 }
 
-// ignoreGone drops the errors of deleting what has gone by itself meanwhile.
+// ignoreGone returns nil for the errors of deleting what no longer exists.
 func ignoreGone(err error) error {
 	for _, gone := range []error{unix.ENOENT, unix.ESRCH, unix.ENODEV} {
 		if errors.Is(err, gone) {
@@ -150,13 +150,13 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// Repair puts back what of an Envoy instance's addresses, routes and rules on the host is missing. Network managers are known to
-// remove what they did not make.
+// Repair restores the missing addresses, routes and rules of an Envoy instance on the host. Network managers are known to remove
+// those that they did not make.
 func Repair(c Config, id ID) error {
 	ipv6 := IPv6()
 	for _, class := range frontendpb.Classes {
 		if err := routeTo(c, id, class, ipv6); err != nil {
-			return fmt.Errorf("repair generation %d: %s: %w", id, LinkName(id, class), err)
+			return fmt.Errorf("repair the links of Envoy instance %d: %s: %w", id, LinkName(id, class), err)
 		}
 	}
 	return nil

@@ -17,9 +17,9 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// inNamespace runs f in the network namespace at ns, on this goroutine's thread, which comes back afterwards. One that could
-// not come back is never used by another goroutine. To let threads end in the namespace instead would not do: a process's
-// first thread cannot end, and would keep the namespace, and so the Envoy instance, alive.
+// inNamespace runs f in the network namespace at ns, on this goroutine's thread, which then returns to its own namespace. A thread
+// that cannot return stays locked to the goroutine, so that no other uses it. Ending the thread in the namespace instead would
+// not work: a process's first thread cannot end, and would keep the namespace, and so the Envoy instance, alive.
 func inNamespace(ns int, f func() error) (err error) {
 	runtime.LockOSThread()
 	before, err := netns.GetFromPath("/proc/thread-self/ns/net")
@@ -40,8 +40,8 @@ func inNamespace(ns int, f func() error) (err error) {
 	return f()
 }
 
-// buildInside makes the namespace a small host to which everything is local: what comes in by a veth is delivered to
-// Envoy, whatever its destination, and what Envoy sends under another's address leaves by the veth of class keep.
+// buildInside configures the namespace so that every destination is local: the kernel delivers packets that arrive on a veth to
+// Envoy, whatever their destination, and sends Envoy's packets with the source of another over the veth of class keep.
 func buildInside(id ID, pathMTU int, ipv6 bool) error {
 	if err := setSysctls(insideSysctls(ipv6)); err != nil {
 		return err
@@ -69,13 +69,13 @@ func buildInside(id ID, pathMTU int, ipv6 bool) error {
 	return tableInside(id, ipv6)
 }
 
-// insideSysctls returns the namespace's settings. The ports from which Envoy connects lie below those of pods (32768 and
-// up), so that a connection under a pod's address never has the ports of one that the pod itself has open.
+// insideSysctls returns the namespace's settings. The ports from which Envoy connects are below those of pods (32768 and
+// up), so that a connection with a pod's address never has the ports of one that the pod itself has open.
 func insideSysctls(ipv6 bool) [][2]string {
 	settings := [][2]string{
 		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/conf/all/accept_local", "1"},
 		{"ipv4/ip_local_port_range", "1024 32767"}, {"ipv4/tcp_tw_reuse", "1"}, {"core/somaxconn", "16384"},
-		// UDP listeners are bound to the Services' own ports, and Envoy has no right to low ones.
+		// UDP listeners bind to the Services' own ports, and Envoy lacks the capability to bind low ones.
 		{"ipv4/ip_unprivileged_port_start", "0"},
 	}
 	for _, class := range frontendpb.Classes {
@@ -139,7 +139,7 @@ func routesInside(id ID, family, pathMTU int, lo netlink.Link) error {
 // rulesInside adds the policy rules of one family.
 func rulesInside(family int) error {
 	source := [2]netip.Prefix{envoy.Masquerade4, envoy.Masquerade6}[family]
-	masqueraded := netlink.NewRule() // What Envoy sends on for a datagram of class masq. It is lo's because it starts here.
+	masqueraded := netlink.NewRule() // Datagrams of class masq that Envoy forwards. iif lo matches packets of the namespace's own processes.
 	masqueraded.Src, masqueraded.IifName, masqueraded.Table, masqueraded.Priority = prefix(source), "lo", unix.RT_TABLE_MAIN, masqueradePref
 	foreign := netlink.NewRule()
 	foreign.Mark, foreign.Table, foreign.Priority = foreignSource, keepTable, foreignPref
@@ -158,9 +158,10 @@ func rulesInside(family int) error {
 	return nil
 }
 
-// tableInside hands every TCP connection to the listener of the class whose veth it came by, and marks what Envoy sends
-// under an address that is not the namespace's. No flag is matched: a connection that began with a SYN cookie has its
-// first packet without one. nft's tproxy finds the sockets of established connections by itself.
+// tableInside writes the namespace's table fairlead, with two base chains. prerouting redirects every TCP connection by tproxy to
+// the listener of the class on whose veth it arrives. It matches no TCP flag: the first packet after a SYN cookie has no SYN;
+// tproxy finds the sockets of established connections by itself. output marks Envoy's packets with a source that is not the
+// namespace's, for the rule that routes them.
 func tableInside(id ID, ipv6 bool) error {
 	nft, err := knftables.New(knftables.InetFamily, "fairlead")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// routeTo configures the host's end of a class's veth and leads marked packets to it.
+// routeTo configures the host's end of a class's veth and routes packets with the class's mark over it.
 func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
 	name := LinkName(id, class)
 	link, err := netlink.LinkByName(name)
@@ -48,8 +48,8 @@ func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
 	return nil
 }
 
-// connect gives a link its address and a route to the address at its other end, whose hardware address is known: nobody has
-// to be asked for it, so the first packet is not late.
+// connect gives a link its address, and a route and a permanent neighbour entry for the address at its other end: the first
+// packet need not wait for neighbour discovery.
 func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) error {
 	addr := &netlink.Addr{IPNet: single(own), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
 	if err := netlink.AddrReplace(link, addr); err != nil {
@@ -69,8 +69,8 @@ func connect(link netlink.Link, own, other netip.Addr, otherHardware net.Hardwar
 	return nil
 }
 
-// addPolicy routes packets that carry a class's mark to the far end of its veth. When the veth goes, its routes go with
-// it, and the unreachable route that stays keeps marked packets from leaving by the default route.
+// addPolicy routes packets with a class's mark to the far end of its veth. When the veth is deleted, the kernel deletes its
+// routes; the unreachable route stays, so that marked packets do not take the default route.
 func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink.Link, via netip.Addr) error {
 	table := c.table(id, class)
 	routes := []*netlink.Route{
@@ -123,7 +123,7 @@ func single(a netip.Addr) *net.IPNet {
 	return prefix(netip.PrefixFrom(a, a.BitLen()))
 }
 
-// prefix returns p in the form that netlink takes.
+// prefix returns p as a net.IPNet, for netlink.
 func prefix(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

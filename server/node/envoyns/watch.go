@@ -7,8 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Watch sends to changed whenever a veth appeared or disappeared, as an Envoy instance's does when its Envoy has died and a pod's
-// with the pod, or a bridge is another than before, until ctx ends. changed needs room for one; what is already told is not told again.
+// Watch sends to changed whenever a veth was added or deleted, as an Envoy instance's is when its Envoy has ended and a pod's with
+// the pod, or a bridge has changed, until ctx ends. changed needs a buffer of one; Watch sends nothing while it is full.
 func Watch(ctx context.Context, changed chan<- struct{}) error {
 	updates := make(chan netlink.LinkUpdate)
 	lost := make(chan struct{}, 1)
@@ -34,7 +34,7 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 	}
 }
 
-// tell sends unless there is word waiting already.
+// tell sends unless the buffer is full.
 func tell(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

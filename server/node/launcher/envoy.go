@@ -20,19 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Envoy asks an Envoy that Run has become through its admin socket, as the probes and hooks of its container do.
+// Envoy queries an Envoy that Run has become over its admin socket, for the probes and hooks of its container.
 type Envoy struct {
 	process int
 	client  *http.Client
 }
 
-// ErrNotEnvoy says that a process is not Envoy, or has not become it yet: a proxy that waits for its agent has no
-// connections, and takes none.
+// ErrNotEnvoy reports that a process is not Envoy, or has not become it yet: a proxy that waits for its agent has no
+// connections, and accepts none.
 var ErrNotEnvoy = errors.New("not Envoy, or not yet")
 
-// FindEnvoy finds the Envoy that a process has become. In a container that is process 1. Its command line says where its
-// admin interface is; until it has become Envoy the error is ErrNotEnvoy. A user other than 0, the one that Envoy runs as, becomes
-// the calling process's: only that one and a root with all its rights can reach the socket.
+// FindEnvoy finds the Envoy that a process has become, in a container process 1. It reads the path of the admin socket from the
+// command line; until the process has become Envoy the error is ErrNotEnvoy. With a user other than 0, the one that Envoy runs
+// as, the calling process becomes that user: only that user, and root with all capabilities, can connect to the socket.
 func FindEnvoy(process, user int) (*Envoy, error) {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(process) + "/cmdline")
 	if err != nil {
@@ -73,17 +73,17 @@ func adminSocket(args []string) (string, error) {
 	return bootstrap.Admin.Address.Pipe.Path, nil
 }
 
-// Ready returns why Envoy cannot take connections, or nil. It can once it has all that its agent had for it.
+// Ready returns why Envoy cannot accept connections, or nil. It can once it has all resources that its agent had for it.
 func (e *Envoy) Ready(ctx context.Context) error {
 	_, err := e.ask(ctx, "/ready")
 	return err
 }
 
-// drainPoll is how often Drain looks.
+// drainPoll is how often Drain queries Envoy.
 const drainPoll = 250 * time.Millisecond
 
-// Drain waits until Envoy has neither connections nor UDP sessions, until Envoy or its place on the node is gone, or until
-// ctx ends, which is no error either. Established connections stay with the Envoy that accepted them, so one that has been
+// Drain waits until Envoy has neither connections nor UDP sessions, until Envoy has ended or its socket was removed, or until
+// ctx ends, which is no error either. Established connections stay with the Envoy that accepted them, so an Envoy that has been
 // replaced must not be stopped before they end.
 func (e *Envoy) Drain(ctx context.Context) error {
 	for {
@@ -102,11 +102,11 @@ func (e *Envoy) Drain(ctx context.Context) error {
 	}
 }
 
-// gone reports whether nobody listens at the admin socket any more. An agent that cleans up its node removes the socket.
+// gone reports whether no process listens at the admin socket any more. An agent that cleans up its node removes the socket.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 
-// active returns the number of connections and UDP sessions of clients. The statistics of each listener are those of all
-// its workers, with the connections whose listener has been replaced.
+// active returns the number of connections and UDP sessions of clients. The statistics of a listener cover all its workers, and
+// the connections of listeners that it has replaced.
 func (e *Envoy) active(ctx context.Context) (int, error) {
 	stats, err := e.ask(ctx, "/stats?filter=downstream_(cx|sess)_active$")
 	if err != nil {
@@ -127,13 +127,13 @@ func (e *Envoy) active(ctx context.Context) (int, error) {
 	return sum, nil
 }
 
-// countsClients tells what counts Services' clients, once each: not the admin interface's, and not each worker's share.
+// countsClients reports whether a statistic counts clients of Services: not the admin interface's, nor a single worker's.
 func countsClients(name string) bool {
 	ours := strings.HasPrefix(name, "listener.") || strings.HasPrefix(name, "udp.")
 	return ours && !strings.HasPrefix(name, "listener.admin.") && !strings.Contains(name, ".worker_")
 }
 
-// ask makes a request to the admin interface.
+// ask sends a request to the admin interface.
 func (e *Envoy) ask(ctx context.Context, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy"+path, nil)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package launcher starts Envoy in a network namespace of its own and hands that namespace to the agent.
 //
-// Run is the command of the Envoy DaemonSet; Listen is the agent's side. Between them runs one exchange over a unix
-// socket: the namespace goes to the agent, the bootstrap comes back once the namespace is joined to the node.
+// Run is the command of the Envoy DaemonSet; Listen is the agent's side. They make one exchange over a unix socket: Run sends
+// the namespace, and the agent answers with the bootstrap once it has joined the namespace to the node.
 package launcher
 
 import (
@@ -19,25 +19,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config says which Envoy is started, and where its agent is.
+// Config configures the Envoy that Run becomes, and the socket of its agent.
 type Config struct {
 	Socket      string        // Path of the agent's unix socket.
 	Envoy       string        // Path of the Envoy binary.
 	Concurrency int           // Envoy's worker threads; 0 leaves the number to Envoy (one for each core it may use).
 	LogLevel    string        // Envoy's log level.
 	User        int           // The user and group that Envoy runs as; 0 changes nothing.
-	Wait        time.Duration // How long to wait for the agent; 0 waits for ever.
+	Wait        time.Duration // How long Run waits for the agent; 0 waits for ever.
 }
 
-// reply is what the agent answers.
+// reply is the agent's answer.
 type reply struct {
 	Bootstrap []byte `json:"bootstrap,omitempty"`
 	Error     string `json:"error,omitempty"`
 }
 
-// Run becomes Envoy. It returns only with an error, also when ctx ends before that.
+// Run becomes Envoy. It returns only with an error, also if ctx ends before that.
 //
-// It unshares the network namespace first, so that every socket of Envoy is inside; the namespace lives exactly as long as
+// It unshares the network namespace first, so that every socket of Envoy is inside; the namespace exists exactly as long as
 // the Envoy that this process becomes.
 func Run(ctx context.Context, c Config) error {
 	if _, err := os.Stat(c.Envoy); err != nil {
@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config) error {
 	return fmt.Errorf("start %s: %w", c.Envoy, syscall.Exec(c.Envoy, arguments(c, bootstrap), os.Environ()))
 }
 
-// tryAgain is how often a proxy looks for its agent.
+// tryAgain is how often a proxy tries to reach its agent.
 const tryAgain = 100 * time.Millisecond
 
 // bootstrapFlag is Envoy's flag for a bootstrap in the command line itself.
@@ -72,7 +72,7 @@ const bootstrapFlag = "--config-yaml"
 // arguments returns the command line of Envoy.
 func arguments(c Config, bootstrap []byte) []string {
 	args := []string{c.Envoy, bootstrapFlag, string(bootstrap), "--log-level", c.LogLevel,
-		// Hot restart shares memory by machine, not by namespace: two Envoy instances would mistake each other for themselves.
+		// Hot restart shares memory by machine, not by namespace: two Envoy instances would take each other for themselves.
 		"--disable-hot-restart"}
 	if c.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))
@@ -80,9 +80,9 @@ func arguments(c Config, bootstrap []byte) []string {
 	return args
 }
 
-// join hands the calling thread's network namespace to the agent and returns the bootstrap, once the namespace is joined
-// to the node. It tries until the agent is there, since the two start in any order, or until ctx ends: a proxy that is
-// being ended must not become the Envoy that the node's new connections go to.
+// join sends the calling thread's network namespace to the agent and returns the bootstrap, once the agent has joined the
+// namespace to the node. It retries until the agent listens, since the two start in any order, or until ctx ends: a proxy that
+// is being stopped must not become the Envoy to which the kernel sends the node's new connections.
 func join(ctx context.Context, socket string, wait time.Duration) ([]byte, error) {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -107,14 +107,14 @@ func join(ctx context.Context, socket string, wait time.Duration) ([]byte, error
 	}
 }
 
-// unreachable reports whether the agent is not there, or left before it answered.
+// unreachable reports whether the agent does not listen, or ended before it answered.
 func unreachable(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, errNoAnswer)
 }
 
 var errNoAnswer = errors.New("the agent closed the connection before it answered")
 
-// exchange is one try of join. It hangs up when ctx ends, by which the agent learns that nobody waits any more.
+// exchange is one attempt of join. It hangs up when ctx ends, so that the agent's answer fails and it removes the links again.
 func exchange(ctx context.Context, socket string, ns *os.File) ([]byte, error) {
 	dialled, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Request is an Envoy that waits for its namespace to be joined to the node.
+// Request is a proxy's request to join its namespace to the node.
 type Request struct {
-	Namespace *os.File // The namespace; it must be closed once it is joined, or it would outlive its Envoy.
+	Namespace *os.File // An open file keeps the namespace alive: Accept and Refuse close it, or it would outlive its Envoy.
 	conn      *net.UnixConn
 }
 
 // Accept lets the Envoy start with the bootstrap.
 func (r *Request) Accept(bootstrap []byte) error { return r.answer(reply{Bootstrap: bootstrap}) }
 
-// Refuse ends the start with an error that the proxy prints.
+// Refuse answers with an error, which the proxy prints before it exits.
 func (r *Request) Refuse(err error) error { return r.answer(reply{Error: err.Error()}) }
 
 func (r *Request) answer(a reply) error {
@@ -36,7 +36,7 @@ func (r *Request) answer(a reply) error {
 	return nil
 }
 
-// answerTimeout bounds what a proxy that hangs may cost. Both ends are on one machine.
+// answerTimeout bounds how long a proxy that hangs blocks the agent. Both ends are on one machine.
 const answerTimeout = 5 * time.Second
 
 // Listen passes the requests that arrive at a unix socket to requests, until ctx ends. It closes the listener.

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropPrivileges leaves the calling thread CAP_NET_ADMIN, which ends at its network namespace, and nothing else; exec
-// passes the thread's privileges on. A user other than 0 becomes the thread's user and group.
+// dropPrivileges drops every capability of the calling thread but CAP_NET_ADMIN, which applies to its network namespace only;
+// exec passes the thread's privileges on. With a user other than 0 the thread takes that user and group.
 func dropPrivileges(user int) error {
 	for capability := 0; ; capability++ {
 		if capability == unix.CAP_NET_ADMIN {
@@ -30,7 +30,7 @@ func dropPrivileges(user int) error {
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		return fmt.Errorf("keep only CAP_NET_ADMIN: %w", err)
 	}
-	// What a thread holds beyond its user's rights survives exec only as ambient.
+	// The capabilities of a thread whose user is not root survive exec only as ambient ones.
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_ADMIN, 0, 0); err != nil {
 		return fmt.Errorf("pass CAP_NET_ADMIN on: %w", err)
 	}
@@ -40,8 +40,8 @@ func dropPrivileges(user int) error {
 	return nil
 }
 
-// becomeUser changes the calling thread's user and group, keeping its capabilities. The system calls are made directly:
-// the library's change every thread, and only this one goes on.
+// becomeUser changes the calling thread's user and group, and keeps its capabilities. It makes the system calls directly: the
+// library's functions change every thread, and only this one calls exec.
 func becomeUser(user int) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)

@@ -24,7 +24,7 @@ func (l *Lab) Adopt(name, file string, ipv4, ipv6 netip.Addr) (*Host, error) {
 	return &Host{Name: name, IPv4: ipv4, IPv6: ipv6, lab: l, ns: ns, nl: nl, adopted: true}, nil
 }
 
-// Holds says whether one of the host's links has the address.
+// Holds reports whether one of the host's links has the address.
 func (h *Host) Holds(a netip.Addr) (bool, error) {
 	all, err := h.nl.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -38,7 +38,7 @@ func (h *Host) Holds(a netip.Addr) (bool, error) {
 	return false, nil
 }
 
-// forget lets go of an adopted host.
+// forget releases an adopted host.
 func (h *Host) forget() error {
 	h.nl.Close()
 	return h.ns.Close()

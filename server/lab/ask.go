@@ -33,7 +33,7 @@ type Request struct {
 }
 
 // Ask makes one exchange from the host, on a connection or socket of its own, and returns what the server said.
-// [FailureOf] tells what an error means.
+// [FailureOf] returns the kind of an error.
 func (h *Host) Ask(ctx context.Context, r Request) (Answer, error) {
 	var a Answer
 	var err error
@@ -88,7 +88,7 @@ func (h *Host) askSocket(ctx context.Context, r Request) (Answer, error) {
 	defer stop()
 	a, err := exchange(conn, r)
 	if err != nil && ctx.Err() != nil {
-		return Answer{}, ctx.Err() // Else it would be told as a closed connection.
+		return Answer{}, ctx.Err() // Otherwise FailureOf would report a closed connection.
 	}
 	return a, err
 }

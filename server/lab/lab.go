@@ -1,16 +1,16 @@
 // Package lab builds a small cluster's network on one machine: nodes, pods and hosts outside the cluster, each a
-// network namespace, joined as a real cluster's are. The demo and the tests that need real packets run on it.
+// network namespace, connected as in a real cluster. The demo and the tests that need real packets run on it.
 //
-// What comes in is a topology, asked for host by host. What goes out is sockets and processes inside those hosts:
-// a goroutine of this process can be a pod's server or client, so a pod needs no process of its own. It never touches
-// the machine's own network: [New] works only in the world that [Isolated] makes. It knows nothing of Services.
+// In comes a topology, host by host. Out go sockets and processes inside those hosts: a goroutine of this process can be
+// a pod's server or client, so a pod needs no process of its own. The package never changes the machine's own network:
+// [New] works only in the namespaces that [Isolated] makes. It knows no Services.
 //
 // Address plan (node N = 1, 2, … in order of creation; pod P = 10, 11, … on its node):
 //
 //	hosts      172.30.0.0/24    fd00:30::/64     nodes .N and ::N; outside .100, .101 … and ::100, ::101 …
 //	pods       10.244.N.0/24    fd00:10:244:N::/64   pod .P and ::P; bridge cni0 .1 and ::1
-//	Services   10.96.0.0/16     fd00:96::/112    routed nowhere: for the thing under test
-//	elsewhere  172.30.0.254     fd00:30::fe      every host's default route; swallows what it is sent
+//	Services   10.96.0.0/16     fd00:96::/112    no route: for the program under test
+//	elsewhere  172.30.0.254     fd00:30::fe      every host's default gateway; drops what it is sent
 package lab
 
 import (
@@ -51,8 +51,8 @@ type Lab struct {
 
 	mu          sync.Mutex // Guards the following and every change of the topology.
 	hosts       map[string]*Host
-	nodes       []*Node // Those not deleted.
-	lastNode    int     // Numbers are not used twice.
+	nodes       []*Node // Those that are not deleted.
+	lastNode    int     // No number is used twice.
 	lastOutside int
 }
 
@@ -76,8 +76,8 @@ func New() (*Lab, error) {
 	return l, nil
 }
 
-// addFabric makes the switch. Its address is where hosts send what they have no route for; nothing is forwarded there,
-// so a connection to an address that nobody serves hangs, as it does behind a real network's edge.
+// addFabric makes the switch. Its address is the hosts' default gateway, which forwards nothing: a connection to an address
+// that no host has hangs, as it does behind a real network's edge.
 func (l *Lab) addFabric() error {
 	err := sysctls{
 		"net/ipv4/ip_forward":                "0",
@@ -99,7 +99,7 @@ func (l *Lab) addFabric() error {
 	return err
 }
 
-// AddNode adds a node: it forwards, knows the way to every other node's pods, and has none of its own yet.
+// AddNode adds a node: it forwards, has routes to every other node's pods, and has no pods yet.
 func (l *Lab) AddNode(name string, cni CNI) (*Node, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,11 +185,11 @@ func (l *Lab) Host(name string) *Host {
 	return l.hosts[name]
 }
 
-// EnterCommand returns what a person types outside to run a program in a host: this, then the program.
+// EnterCommand returns the command line that runs a program in a host from outside: the program follows it.
 func (l *Lab) EnterCommand(host string) string {
 	flags := ""
 	if owned, err := os.ReadFile("/proc/self/uid_map"); err == nil && !strings.Contains(string(owned), wholeMachine) {
-		flags = " --user --preserve-credentials" // This world has a user namespace of its own.
+		flags = " --user --preserve-credentials" // Isolated has made a user namespace, too.
 	}
 	return fmt.Sprintf("nsenter --target %d%s --net=/proc/%d/root%s/%s", l.PID, flags, l.PID, namespaceDir, host)
 }
@@ -197,7 +197,7 @@ func (l *Lab) EnterCommand(host string) string {
 // wholeMachine is the number of user ids that a process outside all user namespaces sees.
 const wholeMachine = "4294967295"
 
-// remove takes a host out, a node's pods before it, and ends their servers. Caller holds mu.
+// remove removes a host, a node's pods before it, and closes their servers. Caller holds mu.
 func (l *Lab) remove(h *Host) error {
 	if l.hosts[h.Name] != h {
 		return nil // Deleted before.

@@ -33,7 +33,7 @@ type Load struct {
 	changed   chan struct{} // Closed and replaced whenever the report changes.
 }
 
-// Report is what has come of a load.
+// Report is the result of a load.
 type Report struct {
 	Requests  int                // Finished requests, answered or failed.
 	Answers   map[string]int     // By the server that answered.
@@ -132,7 +132,7 @@ func (l *Load) count(a Answer, err error, latency time.Duration) {
 	l.changed = make(chan struct{})
 }
 
-// Report returns what has come of the load so far.
+// Report returns the load's result so far.
 func (l *Load) Report() Report {
 	r, _ := l.snapshot()
 	return r

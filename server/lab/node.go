@@ -21,7 +21,7 @@ var (
 // CNI is how a node attaches its pods.
 type CNI int
 
-// The ways that matter to whoever handles the pods' packets.
+// The ways that differ for a program that handles the pods' packets.
 const (
 	// Routed pods have a link of their own to the node, whose end there has no address, and the node has a route to
 	// each: as with Calico and others.
@@ -41,7 +41,7 @@ type Node struct {
 	bridge *netlink.Bridge // Nil with Routed.
 
 	pods    map[int]*Host // By number. Guarded by lab.mu, as lastPod is.
-	lastPod int           // The number that was given out last.
+	lastPod int           // The number that was assigned last.
 }
 
 // forward makes a router of the host.
@@ -52,7 +52,7 @@ func (n *Node) forward() error {
 	}.set)
 }
 
-// joinNodes tells this node and the others how to reach each other's pods.
+// joinNodes adds the routes between this node's pods and the others'.
 func (n *Node) joinNodes(others []*Node) error {
 	var errs []error
 	for _, o := range others {
@@ -112,7 +112,7 @@ func (n *Node) podNumber(wanted int) (int, error) {
 	return 0, fmt.Errorf("node %s has no free number from %d to %d", n.Name, firstPod, maxPod)
 }
 
-// withNumber returns the address of a prefix that ends in the number's decimal digits, in both families.
+// withNumber returns the address of a prefix that ends in the number's decimal digits, for either family.
 func withNumber(p netip.Prefix, number int) netip.Addr {
 	if p.Addr().Is6() {
 		return netip.MustParseAddr(fmt.Sprintf("%s%d", p.Addr(), number))

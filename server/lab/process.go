@@ -20,7 +20,7 @@ type Process struct {
 	done chan struct{} // Closed when it has ended.
 }
 
-// Run starts a program in the host. What it prints is appended to the log file. The name is for people.
+// Run starts a program in the host, and appends its output to the log file. Errors contain the name.
 func (h *Host) Run(name, log string, cmd *exec.Cmd) (*Process, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -55,7 +55,7 @@ func (p *Process) Ended() error {
 	}
 }
 
-// Kill ends the process at once, as a crash does, and waits until it is gone.
+// Kill ends the process at once, as a crash does, and waits until it has ended.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // It fails only when the process has ended.
 	<-p.done

@@ -16,8 +16,8 @@ import (
 // maxDatagram is the largest payload of a UDP datagram over IPv4.
 const maxDatagram = 65507
 
-// Answer is what the servers of this package say to every client, as one line: their own name, and the address that
-// they saw the client come from.
+// Answer is the one line that the servers of this package send to every client: their own name, and the client's address
+// as they see it.
 type Answer struct {
 	Server string
 	Client netip.AddrPort
@@ -49,8 +49,8 @@ type Server struct {
 // Close ends the server and cuts its connections.
 func (s *Server) Close() error { return s.close() }
 
-// Drain ends the server as a good one ends when its pod is told to: it takes no new connections and lets those at work
-// finish. It returns when they have, or with the context's error.
+// Drain ends the server as a well-behaved one does on SIGTERM: it accepts no new connections and lets the open ones finish. It
+// returns when they have, or with the context's error.
 func (s *Server) Drain(ctx context.Context) error { return s.drain(ctx) }
 
 func (h *Host) own(s *Server) *Server {
@@ -174,8 +174,8 @@ func (s *echo) drain(ctx context.Context) error {
 // ServeUDP answers every datagram to a port of the host's two addresses with the answer line, followed by the datagram
 // as far as it fits.
 func (h *Host) ServeUDP(name string, port uint16) (*Server, error) {
-	// One socket for each address, not a wildcard: its answers would leave from the address of whichever interface
-	// leads to the client.
+	// One socket for each address, not a wildcard: answers from a wildcard socket would have the address of whichever interface
+	// routes to the client.
 	var conns []net.PacketConn
 	closeAll := func() error {
 		var errs []error

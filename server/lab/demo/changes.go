@@ -72,7 +72,7 @@ func (l *loads) stop() (fresh, kept lab.Report, err error) {
 }
 
 // showRollingChange does what the controllers of a cluster do when a Deployment is rolled: a new pod becomes an endpoint,
-// an old one is marked as terminating, gets no new connections, finishes its work and is gone.
+// an old one is marked as terminating, gets no new connections, finishes its work and is deleted.
 func (d *demo) showRollingChange(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
@@ -121,7 +121,7 @@ func (d *demo) roll(ctx context.Context, l *loads) error {
 	if err != nil {
 		return err
 	}
-	d.out.result("%s leaves: it gets no new connection, finishes those it has, and is gone %.1f s later", leaving, time.Since(start).Seconds())
+	d.out.result("%s leaves: it gets no new connection, finishes those it has, and is deleted %.1f s later", leaving, time.Since(start).Seconds())
 	_, err = l.fresh.WaitMore(ctx, 100)
 	return err
 }
@@ -177,7 +177,7 @@ func (d *demo) showReplacement(ctx context.Context) error {
 	return nil
 }
 
-// replace returns what came of the kept connections, which it ends before it stops the Envoy that they go through.
+// replace returns the report of the kept connections, which it ends before it stops the Envoy that they go through.
 func (d *demo) replace(ctx context.Context, l *loads) (kept lab.Report, err error) {
 	name := d.nodes[0].Name
 	old := d.fleet.Proxies(name)[0]

@@ -19,7 +19,7 @@ import (
 // clientNumber is above those of the manifests' pods.
 const clientNumber = 100
 
-// buildNetwork makes the nodes that the manifests describe, the pods that their EndpointSlices name, a pod that asks, and
+// buildNetwork makes the nodes that the manifests describe, the pods that their EndpointSlices name, a client pod, and
 // a host outside. Those addresses must follow the lab's address plan.
 func (d *demo) buildNetwork(context.Context) (string, error) {
 	if err := os.CopyFS(d.manifests(), os.DirFS(d.config.Manifests)); err != nil {

@@ -1,9 +1,9 @@
-// Package demo shows Fairlead at work on one machine, to a person who reads along.
+// Package demo shows Fairlead at work on one machine to a person who reads its output.
 //
 // In come manifests of nodes, Services and their endpoints, and the programs to run. It builds the nodes and pods that
-// they describe in a lab, runs Fairlead between them, sends traffic, changes things under it, and prints what comes of
-// that. What it prints is what it measured; what it says works, it has checked, and otherwise it fails. It never touches
-// the machine's own network or the manifests it was given.
+// they describe in a lab, runs Fairlead between them, sends traffic, changes pods and Envoy under it, and prints the results.
+// It prints what it has measured and checked, and fails if a check does. It never changes the machine's own network or the
+// manifests that it is given.
 package demo
 
 import (
@@ -77,7 +77,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err == nil && c.Keep {
 		d.keep(ctx)
 	} else if ctx.Err() != nil {
-		err = ctx.Err() // Whatever failed, failed because of that.
+		err = ctx.Err() // The other error follows from that one.
 	}
 	err = errors.Join(err, d.close())
 	if err == nil || errors.Is(err, context.Canceled) {
@@ -156,7 +156,7 @@ func (d *demo) awaitReady(ctx context.Context) (string, error) {
 		}
 		frontends = s.Frontends
 	}
-	return fmt.Sprintf("each node's kernel leads %d addresses to its Envoy", frontends), nil
+	return fmt.Sprintf("each node's nftables table has %d addresses and ports", frontends), nil
 }
 
 func (d *demo) manifests() string { return filepath.Join(d.dir, "manifests") }
@@ -180,7 +180,7 @@ func (d *demo) keep(ctx context.Context) {
 		"# everything is left running until Ctrl-C; in another terminal, new connections from a pod and from outside:",
 		in(d.client.Name)+" curl -s http://10.96.0.10/",
 		in(d.outside.Name)+" curl -s http://"+d.nodes[0].IPv4.String()+":30080/",
-		"# what "+node+"'s kernel leads where, and what its agent says:",
+		"# the nftables table of "+node+", and the status of its agent:",
 		in(node)+" nft list table inet fairlead",
 		in(node)+" curl -s http://127.0.0.1:19001/debug/status",
 		"# what it should do, from the manifests alone:",

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead/fairlead/server/lab"
 )
 
-// The story. Each step says what it found, and fails if that is not what it promises.
+// steps are the demo's steps. Each prints what it measured, and fails if that is not what its title promises.
 var steps = []struct {
 	title string
 	show  func(*demo, context.Context) error
@@ -91,7 +91,7 @@ func (d *demo) showAnswers(ctx context.Context) error {
 	return nil
 }
 
-// showSources asks from each kind of place, until a pod on this node and one on the other have answered.
+// showSources sends requests from each kind of client until a pod on this node and one on the other have answered.
 func (d *demo) showSources(ctx context.Context) error {
 	web, err := d.frontend("web", corev1.IPv4Protocol)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package fleet runs Fairlead's own programs on a lab: a control plane, and an agent and an Envoy on each node.
 //
-// What comes in is a lab's hosts and the path of the binary, what goes out is running processes and what they say of
-// themselves. The processes are those that a cluster runs, started as they are there. It never looks at traffic.
+// In come a lab's hosts and the path of the binary; out go running processes and their status. The processes are those that a
+// cluster runs, with the same commands. The package never looks at traffic.
 package fleet
 
 import (
@@ -38,7 +38,7 @@ type Config struct {
 	Nodes    []*lab.Node // Each with a Node object of its name.
 }
 
-// Fleet is the programs. Its methods are called from one goroutine.
+// Fleet is the running programs. Its methods are called from one goroutine.
 type Fleet struct {
 	config Config
 	serve  *lab.Process
@@ -53,8 +53,8 @@ type programs struct {
 	started int
 }
 
-// Start starts all programs at once: each of them waits for those that it needs. It returns what runs also with an
-// error, so that it can be stopped.
+// Start starts all programs at once: each of them waits for those that it needs. Also with an error it returns the fleet, so
+// that the caller can stop what runs.
 func Start(c Config) (*Fleet, error) {
 	f := &Fleet{config: c, nodes: map[string]*programs{}}
 	errs := []error{f.StartServe()}
@@ -123,7 +123,7 @@ func (f *Fleet) StopProxy(name string, p *lab.Process) {
 	n.proxies = slices.DeleteFunc(n.proxies, func(o *lab.Process) bool { return o == p })
 }
 
-// Status returns what a node's agent says of itself.
+// Status returns the status of a node's agent.
 func (f *Fleet) Status(ctx context.Context, name string) (node.Status, error) {
 	var s node.Status
 	client := &http.Client{Transport: &http.Transport{DialContext: f.nodes[name].DialContext, DisableKeepAlives: true}}
@@ -142,11 +142,11 @@ func (f *Fleet) Status(ctx context.Context, name string) (node.Status, error) {
 	return s, nil
 }
 
-// pollInterval is how often Await asks. It is small beside what it waits for.
+// pollInterval is how often Await polls. It is small beside what it waits for.
 const pollInterval = 10 * time.Millisecond
 
-// Await asks a node's agent until the condition holds, and returns that status. When the context ends first, or a
-// program has ended, the error says what was seen last.
+// Await polls the status of a node's agent until the condition holds, and returns it. If the context ends first, or a program
+// has ended, the error has the last status.
 func (f *Fleet) Await(ctx context.Context, name string, condition func(node.Status) bool) (node.Status, error) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// What load balancers and probes are told is what kube-proxy 1.37 tells them.
+// The answers to load balancers and probes are those of kube-proxy 1.37.
 func TestProxyHealth(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
 	for name, test := range map[string]struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// The links of pods are told from the node's way to others, which in the lab, as in kind, is a veth as well.
+// podLinks distinguishes the links of pods from the node's uplink, which in the lab, as in kind, is a veth as well.
 func TestPodLinks(t *testing.T) {
 	l, err := lab.New()
 	if err != nil {
@@ -68,7 +68,7 @@ func TestPodLinks(t *testing.T) {
 	}
 }
 
-// A node says when nothing tells who is a pod, and only then.
+// A node has a problem if and only if neither links nor prefixes nor configuration identify its pods.
 func TestPodProblem(t *testing.T) {
 	described := &frontendpb.Node{}
 	for _, test := range []struct {
@@ -79,7 +79,7 @@ func TestPodProblem(t *testing.T) {
 		problem bool
 	}{
 		{"the Node is not known yet", Config{}, nil, nil, false},
-		{"nothing tells", Config{}, described, nil, true},
+		{"nothing identifies pods", Config{}, described, nil, true},
 		{"a link of a pod", Config{}, described, []string{"veth1"}, false},
 		{"the Node's podCIDRs", Config{}, &frontendpb.Node{PodCidrs: []string{"10.1.0.0/24"}}, nil, false},
 		{"configured prefixes", Config{PodCIDRs: everything}, described, nil, false},

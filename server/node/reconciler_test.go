@@ -153,7 +153,7 @@ func (l *loop) forwarded(n byte) bool {
 	return err == nil && strings.Contains(string(out), fmt.Sprintf("10.96.0.%d . tcp . 80", n))
 }
 
-// acknowledged reports whether the agent has told the control plane that the node forwards as published.
+// acknowledged reports whether the agent has sent the control plane an ACK of what it published.
 func (l *loop) acknowledged(seq uint64) bool {
 	return l.control.Applied("n1", envoy.FrontendType) >= seq
 }
@@ -199,7 +199,7 @@ func TestLoop(t *testing.T) {
 	second := l.service(2)
 	l.eventually("Envoy is sent the cluster", func() bool { return e.knows("10.96.0.2:80") })
 	if l.forwarded(2) || l.acknowledged(second) {
-		t.Error("the kernel leads to a cluster that Envoy has not taken")
+		t.Error("the kernel sends traffic to a cluster that Envoy has not acknowledged")
 	}
 	e.gate.Unlock()
 	l.eventually("the second Service is forwarded", func() bool { return l.acknowledged(second) && l.forwarded(2) })

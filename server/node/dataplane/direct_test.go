@@ -317,7 +317,7 @@ func TestAffinityWithoutRoom(t *testing.T) {
 	}
 }
 
-// A UDP flow to an endpoint that goes is led to another with its next datagram; flows to others stay, and TCP connections stay
+// A UDP flow to a removed endpoint goes to another one with its next datagram; flows to others stay, and TCP connections stay
 // everywhere.
 func TestDirectFlows(t *testing.T) {
 	b := newBackends(t, "UDP", false, 2, 20)
@@ -355,7 +355,7 @@ func TestDirectFlows(t *testing.T) {
 	}
 }
 
-// What nobody leads to any more is gone from the kernel, also what another agent left.
+// A commit deletes the chains and maps that no frontend uses any more, also those that another agent left.
 func TestDirectLeavesNothing(t *testing.T) {
 	objects := func(table *Table) []string {
 		var found []string

@@ -265,7 +265,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// Watch tells of deletions from the agent's table and of no others.
+// Watch reports deletions from the agent's table and no others.
 func TestWatch(t *testing.T) {
 	table := newTestTable(t)
 	commit(t, table)

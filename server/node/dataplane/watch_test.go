@@ -20,7 +20,7 @@ func (r *brokenReceiver) Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetl
 
 func (r *brokenReceiver) Close() { r.closed++ }
 
-// A subscription that fails is made anew, with pauses, also when that fails; whoever listens is told to look for himself.
+// Watch subscribes again after a subscription fails, with pauses, also when that fails, and then reports the table as disturbed.
 func TestWatchAfterErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*resubscribeAfter+time.Millisecond)

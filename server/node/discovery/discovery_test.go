@@ -125,7 +125,7 @@ func TestDamagedMemory(t *testing.T) {
 	}
 }
 
-// A DaemonSet counts as deleted when it was there and is gone, or is about to go, and not before anything is known.
+// A DaemonSet counts as deleted if it existed and was deleted, or is being deleted, and not before the first list.
 func TestDaemonSet(t *testing.T) {
 	client := fake.NewClientset()
 	d := NewDaemonSet(client, types.NamespacedName{Namespace: namespace, Name: "agent"}, slog.New(slog.DiscardHandler))

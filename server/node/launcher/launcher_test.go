@@ -107,7 +107,7 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// A proxy that is told to end while it waits for its agent, or for the agent's answer, ends at once, and the agent's answer
+// A proxy that is stopped while it waits for its agent, or for the agent's answer, ends at once, and the agent's answer
 // fails: nobody is left who could become Envoy.
 func TestEndedWhileWaiting(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")

@@ -18,8 +18,8 @@ func TestAddressesLater(t *testing.T) {
 	eventually(t, "connected", func() bool { return node.Status().Address == plane.address })
 }
 
-// New addresses end a long pause, after a short one: a node that has only the addresses of replicas that are gone is not
-// late when it hears of the others. The next pauses are short again, too.
+// New addresses end a long pause, after a short one: a node that has only the addresses of replicas that have ended is not
+// late when it gets the others. The next pauses are short again, too.
 func TestAddressesEndAPause(t *testing.T) {
 	long := make(chan struct{}, 1)
 	var short atomic.Int64

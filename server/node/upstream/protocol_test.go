@@ -56,7 +56,7 @@ func TestResponsesMergeWhileTheNodeIsBusy(t *testing.T) {
 	}
 }
 
-// An empty response is an update too: it tells that the control plane has nothing more.
+// An empty response is an update too: it means that the control plane has nothing more.
 func TestEmptyResponse(t *testing.T) {
 	plane := newControlPlane(t)
 	node := start(t, Config{Addresses: []string{plane.address}})
@@ -111,7 +111,7 @@ func wantVersions(t *testing.T, request *discoverypb.DeltaDiscoveryRequest, want
 	}
 }
 
-// A malformed resource costs only itself: the rest of its response is used, and the control plane is told.
+// A malformed resource costs only itself: the client uses the rest of its response, and sends the control plane a NACK.
 func TestMalformedResource(t *testing.T) {
 	for name, bad := range map[string]*discoverypb.Resource{
 		"resource without a name":     {Version: "1", Resource: &anypb.Any{TypeUrl: clusters}},

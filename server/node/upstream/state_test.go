@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// A restarted client has what was acknowledged, and tells it to the control plane; what was only received, or refused,
+// A restarted client has what was acknowledged, and sends its versions to the control plane; what was only received, or refused,
 // was never true of the node.
 func TestStateSurvivesRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "state")

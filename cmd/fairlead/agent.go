@@ -38,9 +38,8 @@ func newAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent --node NAME {--server HOST:PORT | --server-endpoints NAMESPACE/SERVICE}",
 		Short: "Run the node agent: program nftables and serve xDS to the local Envoy",
-		Long: `Subscribes to the node's resources at the control plane by xDS, serves xDS to the node's Envoys, and programs
-nftables and policy routes, so that the kernel sends Service traffic to Envoy. The programmed state stays when the
-agent stops: the node forwards without it. --cleanup removes all of it.`,
+		Long: `Subscribes to the control plane by xDS, serves xDS to the node's Envoys and programs nftables and policy routes.
+The programmed state stays when the agent stops: the node forwards without it. --cleanup removes all of it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := log.logger()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -76,6 +77,10 @@ func ask(t *testing.T, conn net.Conn) string {
 // A UDP flow that kube-proxy decided reaches Fairlead as soon as its Service has come over, also when kube-proxy still writes
 // its old decision once more; one that Fairlead has decided is never forgotten, not even by an agent that starts.
 func TestFlowsOfAnother(t *testing.T) {
+	// Half a minute by default, in which a busy machine may not get on.
+	if err := os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", []byte("600"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, a := range []string{"10.96.8.1/32", "10.96.8.2/32"} {
 		ownAddress(t, a)
 	}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/fairlead/fairlead/translate/model"
@@ -128,9 +129,5 @@ func (c *Cache) unlockAndReport() {
 func (c *Cache) Failures() map[string]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failures := make(map[string]error, len(c.failures))
-	for id, err := range c.failures {
-		failures[id] = err
-	}
-	return failures
+	return maps.Clone(c.failures)
 }

@@ -80,9 +80,10 @@ func sourceRanges(s *model.Service, kind model.Kind, family model.Family) *model
 }
 
 // direct decides whether the kernel forwards a port of a Service by itself. Envoy forgets which client had which endpoint when
-// it is replaced, each of its workers chooses for itself, and it does not speak SCTP.
+// it is replaced, and each of its workers chooses for itself. It does not speak SCTP, and UDP costs it a listener for every
+// address and port.
 func direct(s *model.Service, protocol model.Protocol) *model.Direct {
-	if !s.Direct && s.Affinity == 0 && protocol != model.SCTP {
+	if !s.Direct && s.Affinity == 0 && protocol == model.TCP {
 		return nil
 	}
 	return &model.Direct{Affinity: s.Affinity}

@@ -52,8 +52,8 @@ func newProxyDrainCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "drain",
-		Short: "Wait until Envoy has drained: no connections and no UDP sessions; a container's preStop hook",
-		Long: `Waits until no client has a connection or a UDP session through Envoy, or for the given time at most.
+		Short: "Wait until Envoy has drained: no connections; a container's preStop hook",
+		Long: `Waits until no client has a connection through Envoy, or for the given time at most.
 A container's preStop hook runs it, since established connections stay with the Envoy that accepted them. A proxy that
 still waits for its agent has nothing to drain.`,
 		Args: cobra.NoArgs,

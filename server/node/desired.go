@@ -31,23 +31,21 @@ type desiredState struct {
 	changed       map[string]bool   // Frontends that are not yet set in the kernel's table.
 	receivedTypes map[string]bool   // Type URLs for which at least one response has arrived.
 	synced        bool              // The first complete table has been set.
-	bound         map[string]bool   // UDP frontends that have a listener.
-	listenersFor  listenerInputs    // What the listeners were made for.
-	outdated      bool              // The node's addresses or pods may have changed since the listeners were made.
+	listenersFor  []envoy.Alias     // What the listeners were made for; nil: there are none yet.
+	outdated      bool              // The node's addresses may have changed since the listeners were made.
 	aliases       aliases
 	bridged       bridged
 	checked       map[string]*frontendpb.Frontend // Those that carry a health check.
 	directs       directs
 
-	podLinks  []string       // The links to pods, see the function podLinks.
-	podRoutes []netip.Prefix // Destinations of their routes outside the known prefixes of pods.
+	podLinks []string // The links to pods, see the function podLinks.
 }
 
 func newDesiredState(config Config, log *slog.Logger) *desiredState {
 	return &desiredState{
 		config: config, log: log,
 		outdated: true, frontends: map[string]*frontendpb.Frontend{}, clusters: map[string]string{}, changed: map[string]bool{}, receivedTypes: map[string]bool{},
-		bound: map[string]bool{}, aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[dataplane.BridgeEndpoint]bool{}},
+		aliases: aliases{numbers: map[netip.Addr]int{}}, bridged: bridged{known: map[dataplane.BridgeEndpoint]bool{}},
 		checked: map[string]*frontendpb.Frontend{}, directs: newDirects(),
 	}
 }
@@ -163,7 +161,7 @@ func (d *desiredState) apply(table *dataplane.Table) {
 // dataplaneNode returns the node's addresses and pods for the kernel's table.
 func (d *desiredState) dataplaneNode() dataplane.Node {
 	return dataplane.Node{
-		Addresses: d.nodePortAddresses(), First: d.firstAddresses(), Aliases: d.listenersFor.aliases,
+		Addresses: d.nodePortAddresses(), First: d.firstAddresses(), Aliases: d.listenersFor,
 		Pods: d.pods(), PodLinks: d.podLinks, PodInterfaces: d.config.PodInterfaces,
 	}
 }

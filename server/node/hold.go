@@ -26,7 +26,7 @@ func (r *reconciler) start() error {
 		}
 	}
 	r.desired.findPodLinks()
-	r.desired.listeners(r.hold.resources, r.pending.removals)
+	r.desired.listeners(r.hold.resources)
 	return nil
 }
 

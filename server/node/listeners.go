@@ -9,51 +9,25 @@ import (
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
-	"github.com/fairlead/fairlead/translate/model"
 )
 
-// listenerInputs are the inputs, beside its frontend, from which the agent makes a listener.
-type listenerInputs struct {
-	pods    []netip.Prefix
-	aliases []envoy.Alias
-}
-
-// listeners adds Envoy's new and changed listeners to resources, and those that are no longer needed to removals. The agent makes
-// them rather than the control plane because they depend on the node: on which sources are its pods, and which addresses are
-// its own.
-func (d *desiredState) listeners(resources, removals map[string]cache.Contribution) {
+// listeners adds Envoy's listeners to resources if they have changed. The agent makes them rather than the control plane because
+// they depend on the node: on which addresses are its own.
+func (d *desiredState) listeners(resources map[string]cache.Contribution) {
 	if len(d.changed) == 0 && !d.outdated {
 		return
 	}
 	d.outdated = false
-	now := listenerInputs{slices.Concat(d.pods(), d.podRoutes), d.aliases.find(d.frontends)}
-	same := d.listenersFor.aliases != nil && slices.Equal(now.pods, d.listenersFor.pods) && slices.Equal(now.aliases, d.listenersFor.aliases)
+	now := d.aliases.find(d.frontends)
+	if d.listenersFor != nil && slices.Equal(now, d.listenersFor) {
+		return
+	}
 	d.listenersFor = now
-	if !same {
-		for _, class := range frontendpb.Classes {
-			for _, l := range envoy.CatchAll(class, now.aliases) {
-				d.addListener(l.GetName(), l, resources)
-			}
-		}
-	}
-	for name, f := range d.frontends {
-		if listens(f) && (!same || !d.bound[name] || d.changed[name]) {
-			l := envoy.UDPListener(name, f, now.pods, now.aliases)
+	for _, class := range frontendpb.Classes {
+		for _, l := range envoy.CatchAll(class, now) {
 			d.addListener(l.GetName(), l, resources)
-			d.bound[name] = true
 		}
 	}
-	for name := range d.bound {
-		if !listens(d.frontends[name]) {
-			removals[resourceID(envoy.ListenerType, envoy.UDPListenerName(name))] = nil
-			delete(d.bound, name)
-		}
-	}
-}
-
-// listens reports whether Envoy needs a listener of its own for a frontend.
-func listens(f *frontendpb.Frontend) bool {
-	return f.GetProtocol() == string(model.UDP) && f.GetDirect() == nil
 }
 
 func (d *desiredState) addListener(name string, l proto.Message, resources map[string]cache.Contribution) {

@@ -54,7 +54,7 @@ func (r *reconciler) receive(ctx context.Context, u upstream.Update) {
 	if r.desired.outdated {
 		r.desired.findPodLinks() // A link with one of the node's addresses is an uplink.
 	}
-	r.desired.listeners(resources, c.removals)
+	r.desired.listeners(resources)
 	for id := range resources {
 		delete(c.removals, id)
 	}

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -70,31 +69,6 @@ func (d *desiredState) podProblem() *model.Problem {
 		Message: "spec.podCIDRs is empty and the node has no link to a pod (the agent finds veths by itself), so traffic of pods counts as traffic" +
 			" from outside: its source is masqueraded, and Local policies drop it; if pods run here, set --pod-cidr or --pod-interface",
 	}
-}
-
-// routesBy returns the destinations of the main table's routes over any of the links, sorted.
-func routesBy(links []string) ([]netip.Prefix, error) {
-	var found []netip.Prefix
-	for _, name := range links {
-		link, err := netlink.LinkByName(name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("link %s: %w", name, err)
-		}
-		routes, err := envoyns.Undisturbed(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
-		if err != nil {
-			return nil, fmt.Errorf("routes by %s: %w", name, err)
-		}
-		for _, r := range routes {
-			if p, err := netip.ParsePrefix(r.Dst.String()); err == nil && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsMulticast() {
-				found = append(found, p)
-			}
-		}
-	}
-	slices.SortFunc(found, netip.Prefix.Compare)
-	return slices.Compact(found), nil
 }
 
 // hasAddress reports whether a link has an address for which is is true.

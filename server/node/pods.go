@@ -1,11 +1,8 @@
 package node
 
-import (
-	"net/netip"
-	"slices"
-)
+import "net/netip"
 
-// findPodLinks finds the links to pods, and the routes over them, unless the configuration says which packets are pods'.
+// findPodLinks finds the links to pods, unless the configuration says which packets are pods'.
 func (d *desiredState) findPodLinks() {
 	if d.podsConfigured() {
 		return
@@ -15,19 +12,7 @@ func (d *desiredState) findPodLinks() {
 		d.log.Error("cannot find the links to pods", "error", err)
 		return
 	}
-	routes, err := routesBy(links)
-	if err != nil {
-		d.log.Error("cannot list the routes over the links to pods", "error", err)
-		return
-	}
 	d.podLinks = links
-	known := d.pods()
-	routes = slices.DeleteFunc(routes, func(r netip.Prefix) bool {
-		return slices.ContainsFunc(known, func(p netip.Prefix) bool { return p.Bits() <= r.Bits() && p.Contains(r.Addr()) })
-	})
-	if !slices.Equal(routes, d.podRoutes) {
-		d.podRoutes, d.outdated = routes, true
-	}
 }
 
 // podsConfigured reports whether the configuration says which packets are pods', so that the agent need not find out.

@@ -100,7 +100,7 @@ func (r *reconciler) run(ctx context.Context) error {
 		case <-r.acked:
 		case <-r.links:
 			r.instances.removeDead()
-			r.updatePods()
+			r.desired.findPodLinks()
 			r.checkBridges(ctx, false)
 		case <-r.disturbed:
 			if !r.table.Intact(ctx) {
@@ -127,18 +127,13 @@ func (r *reconciler) resync(ctx context.Context) {
 	r.instances.removeDead()
 	r.instances.repair()
 	r.look(ctx, r.table, r.log)
-	r.desired.outdated = true // The node's addresses may have changed.
-	r.updatePods()
-}
-
-// updatePods finds the links of pods again, and publishes the listeners that depend on them.
-func (r *reconciler) updatePods() {
 	r.desired.findPodLinks()
-	resources := map[string]cache.Contribution{}
-	if r.hold == nil {
-		r.desired.listeners(resources, resources)
+	r.desired.outdated = true // The node's addresses may have changed.
+	if r.hold != nil {
+		return
 	}
-	if len(resources) > 0 {
+	resources := map[string]cache.Contribution{}
+	if r.desired.listeners(resources); len(resources) > 0 {
 		r.cache.Publish(cache.Update{Contributions: resources})
 	}
 }

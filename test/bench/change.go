@@ -86,7 +86,7 @@ func look(to netip.AddrPort, server string, deadline time.Time) (time.Time, erro
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		c, err := connect(to, 100*time.Millisecond)
+		c, err := connect(lab.TCP, to, 100*time.Millisecond)
 		now := time.Now()
 		if err == nil {
 			c.close()

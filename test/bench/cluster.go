@@ -40,7 +40,9 @@ func addCluster(l *lab.Lab, prefix string) (*cluster, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := backend.ServeTCP(backend.Name, backendPort); err != nil {
+		_, errTCP := backend.ServeTCP(backend.Name, backendPort)
+		_, errUDP := backend.ServeUDP(backend.Name, backendPort)
+		if err := errors.Join(errTCP, errUDP); err != nil {
 			return nil, err
 		}
 		c.backends = append(c.backends, backend)

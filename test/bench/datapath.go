@@ -26,9 +26,10 @@ var frontendOfDNAT = netip.MustParseAddrPort("10.96.0.80:80")
 
 // A path is a way from a client to the backends.
 type path struct {
-	name string
-	from *lab.Host
-	to   []netip.AddrPort
+	name    string
+	network lab.Network
+	from    *lab.Host
+	to      []netip.AddrPort
 
 	busyRequests, quietRequests, busyConnects, quietConnects []sample // One for each round.
 }
@@ -45,7 +46,7 @@ func (p *path) round() error {
 		{&p.busyConnects, busyWorkers, busyConnects, false},
 		{&p.quietConnects, 1, quietConnects, false},
 	} {
-		s, err := load{from: p.from, to: p.to, workers: l.workers, total: l.total, keep: l.keep}.run()
+		s, err := load{from: p.from, to: p.to, network: p.network, workers: l.workers, total: l.total, keep: l.keep}.run()
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -60,15 +61,22 @@ func (b *bench) dataPath(l *lab.Lab, dir string) ([]table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := addDNAT(plain.nodes[0], plain.addresses()); err != nil {
-		return nil, err
+	for _, n := range plain.nodes { // kube-proxy runs on both.
+		if err := addDNAT(n, plain.addresses()); err != nil {
+			return nil, err
+		}
 	}
 	served, err := addCluster(l, "fairlead")
 	if err != nil {
 		return nil, err
 	}
-	web := service{number: 0, endpoints: served.endpoints()}
-	f, err := b.start(l, dir, served.nodes, []service{web})
+	services := []service{
+		{number: 0, endpoints: served.endpoints()},
+		{number: 1, endpoints: served.endpoints(), direct: true},
+		{number: 2, endpoints: served.endpoints(), protocol: "UDP"},
+		{number: 3, endpoints: served.endpoints(), protocol: "UDP", direct: true},
+	}
+	f, err := b.start(l, dir, served.nodes, services)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +84,36 @@ func (b *bench) dataPath(l *lab.Lab, dir string) ([]table, error) {
 	if err := ready(f, served.nodes); err != nil {
 		return nil, err
 	}
-	paths := []*path{
-		{name: "direct", from: plain.clients[0], to: plain.addresses()},
-		{name: "nftables DNAT", from: plain.clients[0], to: []netip.AddrPort{frontendOfDNAT}},
-		{name: "Fairlead", from: served.clients[0], to: []netip.AddrPort{web.frontend()}},
+	away, here := plain.clients[0], served.clients[0]
+	toDNAT := []netip.AddrPort{frontendOfDNAT}
+	to := func(i int) []netip.AddrPort { return []netip.AddrPort{services[i].frontend()} }
+	connections, err := measured([]*path{
+		{name: "direct", network: lab.TCP, from: away, to: plain.addresses()},
+		{name: "nftables DNAT", network: lab.TCP, from: away, to: toDNAT},
+		{name: "Fairlead", network: lab.TCP, from: here, to: to(0)},
+		{name: "Fairlead, class direct", network: lab.TCP, from: here, to: to(1)},
+	})
+	if err != nil {
+		return nil, err
 	}
+	datagrams, err := measured([]*path{
+		{name: "direct", network: lab.UDP, from: away, to: plain.addresses()},
+		{name: "nftables DNAT", network: lab.UDP, from: away, to: toDNAT},
+		{name: "Fairlead", network: lab.UDP, from: here, to: to(2)},
+		{name: "Fairlead, class direct", network: lab.UDP, from: here, to: to(3)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	const where = "a client and two backends on another node; medians of %d rounds"
+	return []table{
+		dataPathTable("Data path over TCP: "+where, "requests/s", "new connections/s", connections),
+		dataPathTable("Data path over UDP: "+where, "datagrams/s", "new flows/s", datagrams),
+	}, nil
+}
+
+// measured puts paths under load in turns.
+func measured(paths []*path) ([]*path, error) {
 	for range rounds {
 		for _, p := range paths {
 			if err := p.round(); err != nil {
@@ -88,14 +121,14 @@ func (b *bench) dataPath(l *lab.Lab, dir string) ([]table, error) {
 			}
 		}
 	}
-	return []table{dataPathTable(paths)}, nil
+	return paths, nil
 }
 
 // dataPathTable shows the medians of the rounds.
-func dataPathTable(paths []*path) table {
+func dataPathTable(title, kept, fresh string, paths []*path) table {
 	t := table{
-		title: fmt.Sprintf("Data path: a client and two backends on another node; medians of %d rounds", rounds),
-		head:  []string{"path", "requests/s", "p50", "p99", "new connections/s", "p50", "p99"},
+		title: fmt.Sprintf(title, rounds),
+		head:  []string{"path", kept, "p50", "p99", "CPU each", fresh, "p50", "p99", "CPU each"},
 	}
 	for _, p := range paths {
 		row := []string{p.name}
@@ -103,7 +136,8 @@ func dataPathTable(paths []*path) table {
 			row = append(row,
 				fmt.Sprintf("%.0f", median(samples[0], sample.rate)),
 				micros(median(samples[1], func(s sample) float64 { return float64(s.quantile(0.50)) })),
-				micros(median(samples[1], func(s sample) float64 { return float64(s.quantile(0.99)) })))
+				micros(median(samples[1], func(s sample) float64 { return float64(s.quantile(0.99)) })),
+				micros(median(samples[0], sample.cost)))
 		}
 		t.rows = append(t.rows, row)
 	}
@@ -120,7 +154,7 @@ func addDNAT(node *lab.Node, backends []netip.AddrPort) error {
 	rules := fmt.Sprintf(`table ip peer {
   chain prerouting {
     type nat hook prerouting priority dstnat;
-    ip daddr %s tcp dport %d dnat ip addr . port to numgen random mod %d map { %s }
+    ip daddr %s meta l4proto { tcp, udp } th dport %d dnat ip addr . port to numgen random mod %d map { %s }
   }
 }`, frontendOfDNAT.Addr(), frontendOfDNAT.Port(), len(backends), strings.Join(choices, ", "))
 	nft := exec.Command("nft", "-f", "-")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,9 +17,11 @@ const (
 	backendPort  = 8080
 )
 
-// A service is one whose manifest is written: a TCP port 80 and its endpoints.
+// A service is one whose manifest is written: a port 80 and its endpoints.
 type service struct {
 	number    int
+	protocol  string // Empty: TCP.
+	direct    bool   // It asks for class direct.
 	endpoints []endpoint
 }
 
@@ -37,11 +40,16 @@ func (s service) frontend() netip.AddrPort {
 // manifest returns the Service and its slice as Kubernetes writes them.
 func (s service) manifest() string {
 	var b strings.Builder
+	annotations := "{}"
+	if s.direct {
+		annotations = "{fairlead.io/forwarding: direct}"
+	}
 	fmt.Fprintf(&b, `apiVersion: v1
 kind: Service
 metadata:
   name: %[1]s
   namespace: bench
+  annotations: %[6]s
 spec:
   type: ClusterIP
   clusterIP: %[2]s
@@ -49,7 +57,7 @@ spec:
   ipFamilies: [IPv4]
   ports:
   - port: %[3]d
-    protocol: TCP
+    protocol: %[5]s
     targetPort: %[4]d
 ---
 apiVersion: discovery.k8s.io/v1
@@ -62,9 +70,9 @@ metadata:
 addressType: IPv4
 ports:
 - port: %[4]d
-  protocol: TCP
+  protocol: %[5]s
 endpoints:
-`, s.name(), s.frontend().Addr(), frontendPort, backendPort)
+`, s.name(), s.frontend().Addr(), frontendPort, backendPort, cmp.Or(s.protocol, "TCP"), annotations)
 	for _, e := range s.endpoints {
 		fmt.Fprintf(&b, `- addresses: [%s]
   nodeName: %s

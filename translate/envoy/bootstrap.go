@@ -51,13 +51,6 @@ func (b Bootstrap) JSON() ([]byte, error) {
 		// A worker builds a cluster when it first uses it: most of ten thousand Services are never used by one node.
 		ClusterManager: &bootstrappb.ClusterManager{EnableDeferredClusterCreation: true},
 		StatsConfig:    &metricspb.StatsConfig{StatsMatcher: statsMatcher()},
-		LayeredRuntime: &bootstrappb.LayeredRuntime{Layers: []*bootstrappb.RuntimeLayer{{
-			Name: "static",
-			LayerSpecifier: &bootstrappb.RuntimeLayer_StaticLayer{StaticLayer: &structpb.Struct{Fields: map[string]*structpb.Value{
-				// An answer larger than the MTU is fragmented, as the endpoint itself would have done.
-				"envoy.reloadable_features.udp_set_do_not_fragment": structpb.NewBoolValue(false),
-			}}},
-		}}},
 	}
 	if err := out.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap of node %q: %w", b.Node, err)
@@ -100,7 +93,7 @@ func statsMatcher() *metricspb.StatsMatcher {
 	return &metricspb.StatsMatcher{StatsMatcher: &metricspb.StatsMatcher_InclusionList{InclusionList: &matcherpb.ListStringMatcher{
 		Patterns: []*matcherpb.StringMatcher{
 			prefix("cluster.agent."), prefix("cluster_manager."), prefix("listener."), prefix("listener_manager."),
-			prefix("server."), prefix("tcp."), prefix("udp."), prefix("control_plane."),
+			prefix("server."), prefix("tcp."), prefix("control_plane."),
 		},
 	}}}
 }

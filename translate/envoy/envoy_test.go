@@ -50,9 +50,9 @@ func TestResources(t *testing.T) {
 			[]string{"10.96.0.10:80 → default/web:http/TCP"}, "FORWARD KEEP, FORWARD MASQ, FORWARD MASQ",
 		},
 		"UDP": {
-			model.Frontend{Address: netip.MustParseAddr("fd00:96::10"), Family: model.IPv6, Port: 53, Protocol: model.UDP, Kind: model.ClusterIP,
+			model.Frontend{Address: netip.MustParseAddr("fd00:96::10"), Family: model.IPv6, Port: 53, Protocol: model.UDP, Kind: model.ClusterIP, Direct: &model.Direct{},
 				Routes: [model.Origins]model.Route{forward(model.Preserve, web), forward(model.Preserve, web), forward(model.Masquerade, web)}},
-			[]string{"udp/[fd00:96::10]:53 → default/web:http/TCP"}, "FORWARD KEEP, FORWARD MASQ, FORWARD MASQ",
+			nil, "REFUSE CLASS_UNSPECIFIED, REFUSE CLASS_UNSPECIFIED, REFUSE CLASS_UNSPECIFIED",
 		},
 		"NodePort, policy Cluster": {
 			model.Frontend{Family: model.IPv4, Port: 30080, Protocol: model.TCP, Kind: model.NodePort, Routes: same(forward(model.Masquerade, web))},
@@ -205,27 +205,6 @@ func TestListeners(t *testing.T) {
 				t.Errorf("listener %s has %d chains beside the default, want one for NodePorts and one for its family's alias", l.GetName(), len(l.GetFilterChains()))
 			}
 		}
-	}
-	local := &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}
-	for name, f := range map[string]*frontendpb.Frontend{
-		"10.96.0.10:53/UDP": {Address: []byte{10, 96, 0, 10}, Port: 53, Protocol: "UDP", Kind: "ClusterIP"},
-		"172.30.0.1:53/UDP": {Address: []byte{172, 30, 0, 1}, Port: 53, Protocol: "UDP", Kind: "ExternalIP"},
-		"*:30053/UDP":       {Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: local},
-		"[*]:30053/UDP":     {Port: 30053, Ipv6: true, Protocol: "UDP", Kind: "NodePort", Outside: local},
-	} {
-		l := UDPListener(name, f, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, aliases)
-		check(l, l.GetAddress().String())
-	}
-}
-
-// A UDP frontend whose outside has endpoints of its own keeps one listener whether there are such endpoints or not: another
-// listener would end its sessions.
-func TestUDPListenerIsStable(t *testing.T) {
-	f := &frontendpb.Frontend{Port: 30053, Protocol: "UDP", Kind: "NodePort", Outside: &frontendpb.Route{Verdict: frontendpb.Verdict_FORWARD, Class: frontendpb.Class_EXTERNAL}}
-	with := UDPListener("*:30053/UDP", f, nil, nil).String()
-	f.Outside = &frontendpb.Route{Verdict: frontendpb.Verdict_DROP}
-	if without := UDPListener("*:30053/UDP", f, nil, nil).String(); with != without {
-		t.Errorf("with local endpoints:\n%s\nwithout:\n%s", with, without)
 	}
 }
 

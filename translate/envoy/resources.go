@@ -32,11 +32,9 @@ const (
 	NodeType       = "type.googleapis.com/fairlead.v1.Node"
 )
 
-// Prefixes of cluster names. A cluster without one balances TCP connections over the endpoints of the cluster set.
-const (
-	externalLocal = "external-local/" // Endpoints of externalTrafficPolicy Local.
-	udp           = "udp/"            // One address and port may carry TCP and UDP, as a DNS Service's does.
-)
+// externalLocal is the prefix of the names of clusters with the endpoints of externalTrafficPolicy Local. A cluster without it
+// balances over the endpoints of the cluster set.
+const externalLocal = "external-local/"
 
 // Limits of a cluster. Envoy's own defaults (1024 connections) would refuse clients that kube-proxy serves.
 const unlimited = 1_000_000_000
@@ -57,8 +55,9 @@ func Resources(frontends []model.Frontend) []Resource {
 	var clusters, assignments, fronts []Resource
 	known := map[string]bool{} // Sets that have their assignment.
 	add := func(f *model.Frontend, external bool, set *model.EndpointSet) {
-		// What the kernel forwards has clusters, too: an agent that does not know the class direct sends its traffic to Envoy.
-		if f.Protocol != model.SCTP {
+		// What the kernel forwards has clusters, too, where Envoy can have connections from before the Service asked for class
+		// direct: Envoy closes the connections of a cluster that is removed.
+		if f.Protocol == model.TCP {
 			name := clusterName(f.Name(), external)
 			clusters = append(clusters, Resource{TypeURL: ClusterType, Name: name, Message: cluster(name, set.Name)})
 		}
@@ -82,10 +81,7 @@ func Resources(frontends []model.Frontend) []Resource {
 
 // clusterName returns the name under which a node's listeners look for the cluster of a frontend, by the frontend's name.
 func clusterName(frontend string, external bool) string {
-	name, protocol, _ := strings.Cut(frontend, "/")
-	if protocol == string(model.UDP) {
-		name = udp + name
-	}
+	name, _, _ := strings.Cut(frontend, "/")
 	if external {
 		name = externalLocal + name
 	}
@@ -187,7 +183,7 @@ func frontend(f *model.Frontend) *frontendpb.Frontend {
 	}
 	if f.Direct != nil {
 		pb.Direct = direct(f, pb)
-		if f.Protocol == model.SCTP {
+		if f.Protocol != model.TCP {
 			none := &frontendpb.Route{Verdict: frontendpb.Verdict_REFUSE}
 			pb.Pod, pb.Node, pb.Outside = none, none, none
 		}

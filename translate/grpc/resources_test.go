@@ -181,7 +181,6 @@ func TestNothingIsDerivedForOthers(t *testing.T) {
 		{gcpresource.ClusterType, "10.96.0.10:80"},
 		{gcpresource.ClusterType, "[fd00::1]:80"},
 		{gcpresource.ClusterType, "*:30080"},
-		{gcpresource.ClusterType, "udp/10.96.0.53:53"},
 		{gcpresource.ClusterType, "external-local/10.96.0.10:80"},
 		{gcpresource.ClusterType, "default/dns:dns/UDP"},
 		{gcpresource.ClusterType, "web.default:80"},

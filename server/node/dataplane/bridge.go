@@ -20,11 +20,16 @@ type Bridge struct {
 	Endpoints []BridgeEndpoint // All that are behind its ports.
 }
 
-// setName returns the name of the set of a bridge's endpoints of a family. It escapes the characters that a link's name may have
-// and a set's may not.
-func (b Bridge) setName(ipv6 bool) string {
+// Prefixes of the names of a bridge's sets, one of each family: of its endpoints, and of the addresses of those of UDP.
+const (
+	endpointsOn = "on-"
+	udpOn       = "udp-on-"
+)
+
+// setName returns the name of a set of the bridge. It escapes the characters that a link's name may have and a set's may not.
+func (b Bridge) setName(prefix string, ipv6 bool) string {
 	var name strings.Builder
-	for _, r := range mapName("on-"+b.Name+"-", false, ipv6) {
+	for _, r := range mapName(prefix+b.Name+"-", false, ipv6) {
 		if r == '-' || r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
 			name.WriteRune(r)
 		} else {
@@ -34,9 +39,19 @@ func (b Bridge) setName(ipv6 bool) string {
 	return name.String()
 }
 
+// elements returns the elements of an endpoint in the bridge's sets.
+func (b Bridge) elements(e BridgeEndpoint) []*knftables.Element {
+	ipv6 := e.AddrPort.Addr().Is6()
+	all := []*knftables.Element{{Set: b.setName(endpointsOn, ipv6), Key: e.key()}}
+	if e.Protocol == "udp" {
+		all = append(all, &knftables.Element{Set: b.setName(udpOn, ipv6), Key: e.key()[:1]})
+	}
+	return all
+}
+
 // BridgeEndpoint is an endpoint behind a port of a bridge.
 type BridgeEndpoint struct {
-	Protocol string // tcp or udp.
+	Protocol string // tcp, udp or sctp.
 	AddrPort netip.AddrPort
 }
 
@@ -72,8 +87,11 @@ func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
 	tx := nft.NewTransaction()
 	for i, b := range bridges {
 		for _, e := range b.Endpoints {
-			if !slices.Contains(before[i].Endpoints, e) {
-				tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
+			if slices.Contains(before[i].Endpoints, e) {
+				continue
+			}
+			for _, element := range b.elements(e) {
+				tx.Add(element)
 			}
 		}
 	}
@@ -87,7 +105,9 @@ func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
 //
 //   - prerouting/dstnat delivers the frames of endpoints on bridges to the host. Envoy dials an endpoint under its client's
 //     address; if both are on the same bridge, the bridge would forward the endpoint's answer straight to the client, which
-//     never dialled it. Endpoints are only ever added: one that left its Service still answers on the connections that it has.
+//     never dialled it. Only the first fragment of a datagram has its ports, so all fragments that an endpoint of UDP sends go
+//     by the host, its others' too. Endpoints are only ever added: one that left its Service still answers on the connections
+//     that it has.
 //   - output/filter drops ICMP redirects. The host routes such an answer back to the bridge on which it arrived, and would send
 //     the endpoint a redirect to the client. The sysctl send_redirects covers IPv4 only, and only where it is off for the
 //     whole host.
@@ -112,14 +132,22 @@ func writeBridges(ctx context.Context, bridges []Bridge) error {
 	}
 	for _, b := range bridges {
 		// Each bridge has its own sets, since not every kernel can match the bridge that a frame crosses.
-		set4, set6 := b.setName(false), b.setName(true)
-		tx.Add(&knftables.Set{Name: set4, TypeOf: "ip saddr . meta l4proto . th sport"})
-		tx.Add(&knftables.Set{Name: set6, TypeOf: "ip6 saddr . meta l4proto . th sport"})
-		for _, e := range b.Endpoints {
-			tx.Add(&knftables.Element{Set: b.setName(e.AddrPort.Addr().Is6()), Key: e.key()})
+		for _, ipv6 := range []bool{false, true} {
+			endpoints, udp := b.setName(endpointsOn, ipv6), b.setName(udpOn, ipv6)
+			source, fragment := ip(ipv6)+" saddr", "ip frag-off & 0x3fff != 0" // More fragments, or an offset.
+			if ipv6 {
+				fragment = "exthdr frag exists"
+			}
+			tx.Add(&knftables.Set{Name: endpoints, TypeOf: source + " . meta l4proto . th sport"})
+			tx.Add(&knftables.Set{Name: udp, TypeOf: source})
+			for _, match := range []string{source + " . meta l4proto . th sport @" + endpoints, source + " @" + udp + " " + fragment} {
+				tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
+			}
 		}
-		for _, match := range []string{"ip saddr . meta l4proto . th sport @" + set4, "ip6 saddr . meta l4proto . th sport @" + set6} {
-			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: fmt.Sprintf("ether daddr != %s %s meta pkttype set host ether daddr set %s accept", b.MAC, match, b.MAC)})
+		for _, e := range b.Endpoints {
+			for _, element := range b.elements(e) {
+				tx.Add(element)
+			}
 		}
 		for _, redirect := range []string{"icmp type redirect", "icmpv6 type nd-redirect"} {
 			tx.Add(&knftables.Rule{Chain: "output", Rule: fmt.Sprintf("ether saddr %s %s drop", b.MAC, redirect)})
@@ -138,27 +166,29 @@ func BridgesIntact(ctx context.Context, bridges []Bridge) bool {
 	if err != nil {
 		return false
 	}
-	for _, chain := range []string{"prerouting", "output"} {
-		if rules, err := nft.ListRules(ctx, chain); err != nil || len(rules) != 2*len(bridges) {
+	for chain, rules := range map[string]int{"prerouting": 4, "output": 2} {
+		if there, err := nft.ListRules(ctx, chain); err != nil || len(there) != rules*len(bridges) {
 			return false
 		}
 	}
 	for _, b := range bridges {
 		there := map[string]bool{}
-		for _, ipv6 := range []bool{false, true} {
-			elements, err := nft.ListElements(ctx, "set", b.setName(ipv6))
+		for _, set := range []string{b.setName(endpointsOn, false), b.setName(endpointsOn, true), b.setName(udpOn, false), b.setName(udpOn, true)} {
+			elements, err := nft.ListElements(ctx, "set", set)
 			if err != nil {
 				return false
 			}
 			for _, e := range elements {
-				if number := protocolNumbers[e.Key[1]]; number != "" {
-					e.Key[1] = number
+				if len(e.Key) > 1 && protocolNumbers[e.Key[1]] != "" {
+					e.Key[1] = protocolNumbers[e.Key[1]]
 				}
-				there[fmt.Sprint(e.Key)] = true
+				there[fmt.Sprint(set, e.Key)] = true
 			}
 		}
-		if slices.ContainsFunc(b.Endpoints, func(e BridgeEndpoint) bool { return !there[fmt.Sprint(e.key())] }) {
-			return false
+		for _, e := range b.Endpoints {
+			if slices.ContainsFunc(b.elements(e), func(e *knftables.Element) bool { return !there[fmt.Sprint(e.Set, e.Key)] }) {
+				return false
+			}
 		}
 	}
 	return true

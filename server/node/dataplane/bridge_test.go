@@ -43,7 +43,7 @@ func TestBridgesIntact(t *testing.T) {
 			t.Fatal(err)
 		}
 		tx := nft.NewTransaction()
-		tx.Delete(&knftables.Element{Set: two[0].setName(false), Key: one[0].Endpoints[0].key()})
+		tx.Delete(&knftables.Element{Set: two[0].setName(endpointsOn, false), Key: one[0].Endpoints[0].key()})
 		if err := nft.Run(t.Context(), tx); err != nil {
 			t.Fatal(err)
 		}

@@ -65,9 +65,8 @@ func (t *Table) addInstances(tx *knftables.Transaction) {
 //	prerouting/mangle prerouting                 output/mangle output
 //	                └──────────────────┬───────────────────┘
 //	established        reply, no ct mark of Fairlead's ───────────────▶ accept
-//	     │             UDP of a client, ct mark not the current N's ──▶ lookup
 //	     │             ct mark (N, C): vmap @marks ──▶ to-N-C ────────▶ meta mark (N, C), accept
-//	     │             ct mark of an N that no longer exists, TCP ────▶ reset
+//	     │             ct mark of an N that no longer exists ─────────▶ reset
 //	     │             another's established TCP connection ──────────▶ accept
 //	     ▼
 //	lookup-frontends, of the node's processes lookup-node-frontends: vmap by daddr, protocol and dport
@@ -154,13 +153,7 @@ func (t *Table) instanceChains(id envoyns.ID) []chain {
 		all = append(all, chain{name: resumeName(id, class), rules: []string{t.setMark("meta mark", id, class), "accept"}})
 	}
 	for _, class := range senders {
-		set := t.setMark("ct mark", id, class)
-		all = append(all, chain{name: sentName(id, class), rules: []string{
-			"ct state new " + set,
-			// conntrack may still hold a flow that another Envoy sent from the same port.
-			"meta l4proto udp ct direction original " + set,
-			"accept",
-		}})
+		all = append(all, chain{name: sentName(id, class), rules: []string{"ct state new " + t.setMark("ct mark", id, class), "accept"}})
 	}
 	return all
 }
@@ -184,18 +177,10 @@ func (t *Table) setMark(mark string, id envoyns.ID, class frontendpb.Class) stri
 // established returns the rules for packets of connections that are already decided. A connection through Envoy follows its
 // ct mark, on both legs and in both directions. Others' TCP connections are accepted before the lookup, since a Service that
 // appears must not take over a connection that existed before it.
-//
-// A UDP flow moves to a new Envoy with the next datagram of its client. conntrack holds a flow long after its last datagram,
-// and another client may have its port by then: flows that stayed with their marks would be lost when the old Envoy ends.
 func (t *Table) established(lookups string) []string {
-	var current []string
-	for _, class := range frontendpb.Classes {
-		current = append(current, fmt.Sprintf("%#x", t.config.Mark(t.instances.Current, class)))
-	}
 	return []string{
 		// A reply to the node, or to a pod, may come from a port that is also a NodePort.
 		fmt.Sprintf("ct direction reply ct mark and %#x == 0 accept", t.config.Mask),
-		fmt.Sprintf("meta l4proto udp ct direction original ct mark and %#x != { %s } goto %s", t.config.Mask, strings.Join(current, ", "), lookups),
 		fmt.Sprintf("ct mark and %#x vmap @%s", t.config.Mask, markMap),
 		// The Envoy instance no longer exists: the reset lets both peers notice at once.
 		fmt.Sprintf("ct mark and %#x != 0 meta l4proto tcp reject with tcp reset", t.config.Mask),

@@ -11,8 +11,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead/fairlead/translate/envoy"
 )
 
 // conntrack keeps the decision for a UDP flow for as long as datagrams follow each other, so a flow that was decided before the
@@ -20,8 +18,8 @@ import (
 //
 //   - Commit deletes flows to an element that was removed or replaced.
 //   - It deletes others' flows to an element that was added: kube-proxy, from which the Service may come over, has rewritten their
-//     destination, and they would reach Envoy's namespace with a pod's address. Flows that Fairlead already forwards stay, as
-//     after an agent's restart, when every element is added and none is new.
+//     destination by its own rules. Flows that Fairlead already forwards stay, as after an agent's restart, when every element is
+//     added and none is new.
 //
 // kube-proxy applies the same change some time later than Fairlead, and decides flows by its old rules until then. So the agent
 // looks for others' flows again.
@@ -72,13 +70,7 @@ func (t *Table) forgetFlows() error {
 	if t.stale.empty() {
 		return nil
 	}
-	match := matcher{
-		flowFilter: t.stale, mask: t.config.Mask, addresses: t.node.Addresses,
-		aliases: []netip.Addr{envoy.NodePortAlias4, envoy.NodePortAlias6}, endpoints: t.picks.all(),
-	}
-	for _, a := range t.node.Aliases {
-		match.aliases = append(match.aliases, a.Alias)
-	}
+	match := matcher{flowFilter: t.stale, addresses: t.node.Addresses, endpoints: t.picks.all()}
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match)
@@ -140,10 +132,8 @@ func (f *flowFilter) merge(o flowFilter) {
 // matcher matches the flows that a filter selects.
 type matcher struct {
 	flowFilter
-	mask      uint32
 	addresses []netip.Addr            // Those of the node on which NodePorts are served.
-	aliases   []netip.Addr            // The destinations that Fairlead rewrites to on the way to Envoy,
-	endpoints map[netip.AddrPort]bool // and those of direct frontends.
+	endpoints map[netip.AddrPort]bool // From which the kernel picks.
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -155,14 +145,8 @@ func (m matcher) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	named := func(set map[netip.AddrPort]bool) bool {
 		return set[to] || set[netip.AddrPortFrom(netip.Addr{}, to.Port())] && slices.Contains(m.addresses, to.Addr())
 	}
-	return named(m.all) || named(m.others) && !m.ours(flow, to, answering) || to != answering && m.ended[answering]
-}
-
-// ours reports whether Fairlead forwards a flow: to Envoy, with Fairlead's mark and the original destination or an alias in
-// Envoy's namespace, or directly, rewritten to an endpoint.
-func (m matcher) ours(flow *netlink.ConntrackFlow, to, answering netip.AddrPort) bool {
-	byEnvoy := flow.Mark&m.mask != 0 && (answering.Addr() == to.Addr() || slices.Contains(m.aliases, answering.Addr()))
-	return byEnvoy || to != answering && m.endpoints[answering]
+	ours := to != answering && m.endpoints[answering]
+	return named(m.all) || named(m.others) && !ours || to != answering && m.ended[answering]
 }
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {

@@ -84,15 +84,16 @@ func TestFlowsOfAnother(t *testing.T) {
 	for _, a := range []string{"10.96.8.1/32", "10.96.8.2/32"} {
 		ownAddress(t, a)
 	}
-	answer(t, "10.96.8.1:53", "fairlead") // In place of Envoy: no link of an Envoy instance is there.
-	answer(t, "10.96.8.2:53", "fairlead")
+	answer(t, "127.0.0.1:5354", "fairlead")
 	answer(t, "127.0.0.1:5353", "kube-proxy")
-	nft(t, "add table ip kube-proxy; add chain ip kube-proxy output { type nat hook output priority -100; }")
+	nft(t, "add table ip kube-proxy; add chain ip kube-proxy output { type nat hook output priority -101; }") // Of chains of one priority either may come first.
 	t.Cleanup(func() { nft(t, "delete table ip kube-proxy") })
-	nft(t, "add rule ip kube-proxy output ip daddr 10.96.8.1 udp dport 53 dnat to 127.0.0.1:5353")
+	nft(t, "add rule ip kube-proxy output ip daddr 10.96.8.1 udp dport 80 dnat to 127.0.0.1:5353")
 
+	one, two := directFrontend("10.96.8.1", "UDP", 0), directFrontend("10.96.8.2", "UDP", 0)
 	table := newTestTable(t)
-	table.SetFrontend("two", clusterIP("10.96.8.2", 53, "UDP"))
+	table.SetEndpoints(setOf(two), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5354")})
+	table.SetFrontend("two", two)
 	commit(t, table)
 	dial := func(to string) net.Conn {
 		conn, err := net.Dial("udp", to)
@@ -102,7 +103,7 @@ func TestFlowsOfAnother(t *testing.T) {
 		t.Cleanup(func() { conn.Close() })
 		return conn
 	}
-	moving, kept := dial("10.96.8.1:53"), dial("10.96.8.2:53")
+	moving, kept := dial("10.96.8.1:80"), dial("10.96.8.2:80")
 	expect := func(conn net.Conn, want string) {
 		t.Helper()
 		if got := ask(t, conn); got != want {
@@ -113,7 +114,7 @@ func TestFlowsOfAnother(t *testing.T) {
 	expect(kept, "fairlead")
 	since := flowID(t, kept)
 
-	table.SetFrontend("one", clusterIP("10.96.8.1", 53, "UDP"))
+	table.SetFrontend("one", one)
 	commit(t, table)
 	if id := flowID(t, moving); id != "" {
 		t.Errorf("kube-proxy's flow is still there: %s", id)
@@ -130,8 +131,9 @@ func TestFlowsOfAnother(t *testing.T) {
 
 	moved := flowID(t, moving)
 	restarted := newTestTable(t)
-	restarted.SetFrontend("one", clusterIP("10.96.8.1", 53, "UDP"))
-	restarted.SetFrontend("two", clusterIP("10.96.8.2", 53, "UDP"))
+	restarted.SetEndpoints(setOf(two), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5354")})
+	restarted.SetFrontend("one", one)
+	restarted.SetFrontend("two", two)
 	commit(t, restarted)
 	restarted.LookAgain(time.Now().Add(time.Minute))
 	commit(t, restarted)

@@ -5,7 +5,6 @@ import (
 
 	"sigs.k8s.io/knftables"
 
-	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
@@ -74,14 +73,6 @@ func (t *Table) natToEnvoy() chain {
 				c.rules = append(c.rules, fmt.Sprintf("oifname { %s } snat %s to %[2]s saddr", veths, ip(ipv6)))
 			}
 		}
-	}
-	// Envoy forwards datagrams with the source that they arrived with, so it must be one that the host routes back to Envoy.
-	for _, id := range t.instances.Live {
-		v4, v6 := envoyns.MasqueradeSource(id)
-		link := envoyns.LinkName(id, frontendpb.Class_MASQ)
-		c.rules = append(c.rules,
-			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv4 snat ip to %s", link, v4),
-			fmt.Sprintf("oifname %q meta l4proto udp meta nfproto ipv6 snat ip6 to %s", link, v6))
 	}
 	return c
 }

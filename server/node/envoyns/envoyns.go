@@ -26,12 +26,11 @@ const MaxID ID = 15
 
 // Fixed names and numbers inside the namespace. Nothing outside can see them.
 const (
-	localTable     = 100 // Every destination is local: Envoy gets all packets that arrive on a veth.
-	keepTable      = 101 // The default route over the veth of class keep.
-	foreignSource  = 1   // Mark of packets with a source that is not the namespace's own.
-	masqueradePref = 7
-	foreignPref    = 8
-	localPref      = 9
+	localTable    = 100 // Every destination is local: Envoy gets all packets that arrive on a veth.
+	keepTable     = 101 // The default route over the veth of class keep.
+	foreignSource = 1   // Mark of packets with a source that is not the namespace's own.
+	foreignPref   = 8
+	localPref     = 9
 )
 
 // Config has the marks and numbers of the host that a node's Envoy instances use.
@@ -111,11 +110,6 @@ func addresses(id ID, class frontendpb.Class) (v4, v6 pair) {
 		return netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 2, 13: base, 15: last})
 	}
 	return pair{four(1), four(2)}, pair{six(1), six(2)}
-}
-
-// MasqueradeSource returns the source of datagrams of class masq in an Envoy instance's namespace.
-func MasqueradeSource(id ID) (v4, v6 netip.Addr) {
-	return netip.AddrFrom4([4]byte{169, 254, 65, byte(id)}), netip.AddrFrom16([16]byte{0xfd, 0x00, 0x0f, 0xa1, 0, 1, 15: byte(id)})
 }
 
 // The ends of a veth.

@@ -109,7 +109,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	before := state(t, h)
 	for _, id := range []ID{1, MaxID} {
 		ns := namespace(t, h)
-		if err := h.Do(func() error { return Build(config, id, int(ns), MTU{Link: 1500, Path: 1500}) }); err != nil {
+		if err := h.Do(func() error { return Build(config, id, int(ns), 1500) }); err != nil {
 			t.Fatal(err)
 		}
 		if err := ns.Close(); err != nil {
@@ -133,7 +133,7 @@ func TestExisting(t *testing.T) {
 	ns := namespace(t, h)
 	defer ns.Close()
 	for range 2 {
-		if err := h.Do(func() error { return Build(config, 3, int(ns), MTU{Link: 1500, Path: 1500}) }); err != nil {
+		if err := h.Do(func() error { return Build(config, 3, int(ns), 1500) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestRepair(t *testing.T) {
 	h, config := host(t), DefaultConfig()
 	ns := namespace(t, h)
 	defer ns.Close()
-	if err := h.Do(func() error { return Build(config, 1, int(ns), MTU{Link: 1500, Path: 1500}) }); err != nil {
+	if err := h.Do(func() error { return Build(config, 1, int(ns), 1500) }); err != nil {
 		t.Fatal(err)
 	}
 	want := state(t, h)
@@ -181,7 +181,7 @@ func TestRepair(t *testing.T) {
 func TestFailedBuild(t *testing.T) {
 	h, config := host(t), DefaultConfig()
 	before := state(t, h)
-	if err := h.Do(func() error { return Build(config, 1, -1, MTU{Link: 1500, Path: 1500}) }); err == nil {
+	if err := h.Do(func() error { return Build(config, 1, -1, 1500) }); err == nil {
 		t.Fatal("built with a namespace that there is not")
 	}
 	if got := state(t, h); !slices.Equal(got, before) {

@@ -24,9 +24,9 @@ var families = []struct {
 	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
 }
 
-// Build joins the network namespace at ns to the calling process's as Envoy instance id. It first
+// Build joins the network namespace at ns to the calling process's as Envoy instance id, by links with an MTU in bytes. It first
 // removes what an earlier Envoy instance of the same number left, and on an error everything that it built.
-func Build(c Config, id ID, ns int, mtu MTU) error {
+func Build(c Config, id ID, ns, mtu int) error {
 	if err := Remove(c, id); err != nil {
 		return err
 	}
@@ -37,14 +37,14 @@ func Build(c Config, id ID, ns int, mtu MTU) error {
 	return err
 }
 
-func build(c Config, id ID, ns int, mtu MTU) error {
+func build(c Config, id ID, ns, mtu int) error {
 	ipv6 := IPv6()
 	for _, class := range frontendpb.Classes {
-		if err := addVeth(id, class, ns, mtu.Link); err != nil {
+		if err := addVeth(id, class, ns, mtu); err != nil {
 			return fmt.Errorf("veth %s: %w", LinkName(id, class), err)
 		}
 	}
-	if err := inNamespace(ns, func() error { return buildInside(id, mtu.Path, ipv6) }); err != nil {
+	if err := inNamespace(ns, func() error { return buildInside(id, ipv6) }); err != nil {
 		return fmt.Errorf("inside the namespace: %w", err)
 	}
 	for _, class := range frontendpb.Classes {
@@ -162,37 +162,10 @@ func Repair(c Config, id ID) error {
 	return nil
 }
 
-// MTU is how large packets may be, in bytes.
-type MTU struct {
-	Link int // On the veths: as on the node's own link, so that what others send to Envoy comes in.
-	Path int // On the way from Envoy: as on the pods' links and the tunnels, which are smaller in overlay networks.
-}
-
-// FindMTU returns what fits the host's links as they are now. The link with one of the addresses is the node's own; 1500 where
-// there is none.
-//
-// Envoy's namespace cuts into fragments what does not fit the path. Linux marks a datagram as not to be fragmented by others, and
-// a transparent socket of IPv4 does not learn what they answer.
-func FindMTU(addresses []netip.Addr) MTU {
-	own := uplinkMTU(addresses)
-	mtu := MTU{Link: own, Path: own}
-	links, err := Undisturbed(netlink.LinkList)
-	if err != nil {
-		return mtu
-	}
-	for _, l := range links {
-		if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.MTU >= minMTU && slices.Contains(podSide, l.Type()) && !IsLink(a.Name) {
-			mtu.Path = min(mtu.Path, a.MTU)
-		}
-	}
-	return mtu
-}
-
-// podSide are the kinds of links that lead to pods, on the node or by a tunnel to another.
-var podSide = []string{"veth", "bridge", "vxlan", "geneve", "wireguard", "ipip", "ip6tnl", "gre"}
-
-// uplinkMTU returns the MTU of the link that has one of the addresses, or 1500 where none has.
-func uplinkMTU(addresses []netip.Addr) int {
+// FindMTU returns the MTU of the link that has one of the addresses, the node's own, in bytes; 1500 where none has. With it on the
+// veths, what others send to the node comes in to Envoy. Pods' links are smaller in overlay networks: TCP finds that out from
+// its peers.
+func FindMTU(addresses []netip.Addr) int {
 	for _, a := range addresses {
 		family := netlink.FAMILY_V4
 		if a.Is6() {

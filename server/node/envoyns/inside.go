@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"runtime"
 	"strings"
 
@@ -42,7 +41,7 @@ func inNamespace(ns int, f func() error) (err error) {
 
 // buildInside configures the namespace so that every destination is local: the kernel delivers packets that arrive on a veth to
 // Envoy, whatever their destination, and sends Envoy's packets with the source of another over the veth of class keep.
-func buildInside(id ID, pathMTU int, ipv6 bool) error {
+func buildInside(id ID, ipv6 bool) error {
 	if err := setSysctls(insideSysctls(ipv6)); err != nil {
 		return err
 	}
@@ -62,7 +61,7 @@ func buildInside(id ID, pathMTU int, ipv6 bool) error {
 		if f.family == netlink.FAMILY_V6 && !ipv6 {
 			continue
 		}
-		if err := routesInside(id, i, pathMTU, lo); err != nil {
+		if err := routesInside(id, i, lo); err != nil {
 			return err
 		}
 	}
@@ -75,8 +74,6 @@ func insideSysctls(ipv6 bool) [][2]string {
 	settings := [][2]string{
 		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/conf/all/accept_local", "1"},
 		{"ipv4/ip_local_port_range", "1024 32767"}, {"ipv4/tcp_tw_reuse", "1"}, {"core/somaxconn", "16384"},
-		// UDP listeners bind to the Services' own ports, and Envoy lacks the capability to bind low ones.
-		{"ipv4/ip_unprivileged_port_start", "0"},
 	}
 	for _, class := range frontendpb.Classes {
 		settings = append(settings, [2]string{"ipv4/conf/" + class.Label() + "/rp_filter", "0"})
@@ -108,7 +105,7 @@ func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
 }
 
 // routesInside adds the policy routes of one family.
-func routesInside(id ID, family, pathMTU int, lo netlink.Link) error {
+func routesInside(id ID, family int, lo netlink.Link) error {
 	end := func(class frontendpb.Class) pair {
 		v4, v6 := addresses(id, class)
 		return [2]pair{v4, v6}[family]
@@ -124,8 +121,8 @@ func routesInside(id ID, family, pathMTU int, lo netlink.Link) error {
 		return err
 	}
 	for _, r := range []*netlink.Route{
-		{LinkIndex: masq.Attrs().Index, Dst: f.all, Gw: byMasq.host.AsSlice(), Src: byMasq.proxy.AsSlice(), MTU: pathMTU, Flags: int(netlink.FLAG_ONLINK)},
-		{LinkIndex: keep.Attrs().Index, Dst: f.all, Gw: byKeep.host.AsSlice(), Table: keepTable, MTU: pathMTU, Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: masq.Attrs().Index, Dst: f.all, Gw: byMasq.host.AsSlice(), Src: byMasq.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
+		{LinkIndex: keep.Attrs().Index, Dst: f.all, Gw: byKeep.host.AsSlice(), Table: keepTable, Flags: int(netlink.FLAG_ONLINK)},
 		{LinkIndex: lo.Attrs().Index, Dst: f.all, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: localTable},
 	} {
 		r.Family = f.family
@@ -138,12 +135,9 @@ func routesInside(id ID, family, pathMTU int, lo netlink.Link) error {
 
 // rulesInside adds the policy rules of one family.
 func rulesInside(family int) error {
-	source := [2]netip.Prefix{envoy.Masquerade4, envoy.Masquerade6}[family]
-	masqueraded := netlink.NewRule() // Datagrams of class masq that Envoy forwards. iif lo matches packets of the namespace's own processes.
-	masqueraded.Src, masqueraded.IifName, masqueraded.Table, masqueraded.Priority = prefix(source), "lo", unix.RT_TABLE_MAIN, masqueradePref
 	foreign := netlink.NewRule()
 	foreign.Mark, foreign.Table, foreign.Priority = foreignSource, keepTable, foreignPref
-	rules := []*netlink.Rule{masqueraded, foreign}
+	rules := []*netlink.Rule{foreign}
 	for _, class := range frontendpb.Classes {
 		local := netlink.NewRule()
 		local.IifName, local.Table, local.Priority = class.Label(), localTable, localPref

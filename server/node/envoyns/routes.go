@@ -34,13 +34,6 @@ func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
 		if err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd)); err != nil {
 			return err
 		}
-		if class == frontendpb.Class_MASQ {
-			source := [2]netip.Addr{}
-			source[0], source[1] = MasqueradeSource(id)
-			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(source[i]), Gw: end.proxy.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
-				return err
-			}
-		}
 		if err := addPolicy(c, id, class, i, link, end.proxy); err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ func (e *Envoy) Ready(ctx context.Context) error {
 // drainPoll is how often Drain queries Envoy.
 const drainPoll = 250 * time.Millisecond
 
-// Drain waits until Envoy has neither connections nor UDP sessions, until Envoy has ended or its socket was removed, or until
+// Drain waits until Envoy has no connections, until Envoy has ended or its socket was removed, or until
 // ctx ends, which is no error either. Established connections stay with the Envoy that accepted them, so an Envoy that has been
 // replaced must not be stopped before they end.
 func (e *Envoy) Drain(ctx context.Context) error {
@@ -105,10 +105,10 @@ func (e *Envoy) Drain(ctx context.Context) error {
 // gone reports whether no process listens at the admin socket any more. An agent that cleans up its node removes the socket.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 
-// active returns the number of connections and UDP sessions of clients. The statistics of a listener cover all its workers, and
-// the connections of listeners that it has replaced.
+// active returns the number of connections of clients. The statistics of a listener cover all its workers, and the connections of
+// listeners that it has replaced.
 func (e *Envoy) active(ctx context.Context) (int, error) {
-	stats, err := e.ask(ctx, "/stats?filter=downstream_(cx|sess)_active$")
+	stats, err := e.ask(ctx, "/stats?filter=downstream_cx_active$")
 	if err != nil {
 		return 0, err
 	}
@@ -129,8 +129,7 @@ func (e *Envoy) active(ctx context.Context) (int, error) {
 
 // countsClients reports whether a statistic counts clients of Services: not the admin interface's, nor a single worker's.
 func countsClients(name string) bool {
-	ours := strings.HasPrefix(name, "listener.") || strings.HasPrefix(name, "udp.")
-	return ours && !strings.HasPrefix(name, "listener.admin.") && !strings.Contains(name, ".worker_")
+	return strings.HasPrefix(name, "listener.") && !strings.HasPrefix(name, "listener.admin.") && !strings.Contains(name, ".worker_")
 }
 
 // ask sends a request to the admin interface.

@@ -42,9 +42,9 @@ func TestAdminSocket(t *testing.T) {
 // admin answers as Envoy's admin interface does, on a socket.
 type admin struct {
 	*Envoy
-	asked, cx, sess atomic.Int64
-	ready           atomic.Bool
-	stop            func()
+	asked, cx atomic.Int64
+	ready     atomic.Bool
+	stop      func()
 }
 
 func newAdmin(t *testing.T) *admin {
@@ -74,7 +74,7 @@ func (a *admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.asked.Add(1)
 	fmt.Fprintf(w, "listener.admin.downstream_cx_active: 1\nlistener.admin.main_thread.downstream_cx_active: 1\n")
 	fmt.Fprintf(w, "listener.0.0.0.0_15001.downstream_cx_active: %d\nlistener.0.0.0.0_15001.worker_0.downstream_cx_active: 7\n", a.cx.Load())
-	fmt.Fprintf(w, "tcp.keep.downstream_cx_active: 9\nudp.udp.downstream_sess_active: %d\n", a.sess.Load())
+	fmt.Fprintf(w, "tcp.keep.downstream_cx_active: 9\n")
 }
 
 func TestReady(t *testing.T) {
@@ -88,23 +88,20 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// Drain waits for connections and sessions to end, and for nothing else.
+// Drain waits for connections to end, and for nothing else.
 func TestDrain(t *testing.T) {
 	a := newAdmin(t)
 	a.cx.Store(1)
-	a.sess.Store(1)
 	done := make(chan error, 1)
 	go func() { done <- a.Drain(t.Context()) }()
-	for _, ends := range []*atomic.Int64{&a.cx, &a.sess} {
-		for before := a.asked.Load(); a.asked.Load() < before+2; {
-			select {
-			case err := <-done:
-				t.Fatalf("ended with %d connections and %d sessions: %v", a.cx.Load(), a.sess.Load(), err)
-			case <-time.After(time.Millisecond):
-			}
+	for a.asked.Load() < 2 {
+		select {
+		case err := <-done:
+			t.Fatalf("ended with %d connections: %v", a.cx.Load(), err)
+		case <-time.After(time.Millisecond):
 		}
-		ends.Store(0)
 	}
+	a.cx.Store(0)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -137,7 +137,7 @@ func exchange(ctx context.Context, socket string, ns *os.File) ([]byte, error) {
 	return r.Bootstrap, nil
 }
 
-// raiseFileLimit allows as many open files as the process may have: a connection takes two, a UDP session one.
+// raiseFileLimit allows as many open files as the process may have: a connection takes two.
 func raiseFileLimit() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

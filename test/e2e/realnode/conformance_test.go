@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 	}
 	c.startLoadBalancers(t)
 	results := c.runSpecs(t, specs{
-		name: "conformance", focus: `\[sig-network\]`, skip: strings.Join(unsupported, "|"), procs: 4, timeout: 2 * time.Hour,
+		name: "conformance", focus: `\[sig-network\]`, skip: strings.Join(unsupported, "|"), procs: 10, timeout: 2 * time.Hour,
 	})
 	report := filepath.Join(c.programs, "conformance.md")
 	if *proxy != "fairlead" {

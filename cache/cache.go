@@ -51,9 +51,10 @@ type Config struct {
 	// not be rendered. It is called without a lock held, on the goroutine of the stream. May be nil.
 	Failed func()
 
-	// Derive returns the resource that follows from its name alone, always the same. It is called with names that no
-	// contribution has, and only for clients that subscribe to them one by one: those that subscribe to everything get what
-	// contributions hold. It is called while the cache is locked. May be nil.
+	// Derive returns the resource that follows from its name alone, always the same. It is called with names that clients
+	// subscribe to one by one, and what it returns counts where no contribution has the name: clients that subscribe to
+	// everything get what contributions hold. It is called without a lock held, on the goroutines of streams, also several
+	// at a time. May be nil.
 	Derive func(typeURL, name string) (Resource, bool)
 }
 

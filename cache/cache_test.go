@@ -36,7 +36,7 @@ func (u counting) Resources(variant string) ([]cache.Resource, error) {
 // connect opens a stream of a node that asks for all assignments, and returns it with its channel.
 func connect(t *testing.T, c *cache.Cache, node, zone string) (*cache.Stream, chan gcpcache.DeltaResponse) {
 	t.Helper()
-	stream, responses := c.OpenStream(), make(chan gcpcache.DeltaResponse, 20)
+	stream, responses := c.OpenStream(0), make(chan gcpcache.DeltaResponse, 20)
 	names := []string{"*"}
 	req := &discoverypb.DeltaDiscoveryRequest{
 		Node: &corepb.Node{Id: node, Locality: &corepb.Locality{Zone: zone}}, TypeUrl: assignments, ResourceNamesSubscribe: names,
@@ -101,7 +101,7 @@ func TestSotwResponseIsDropped(t *testing.T) {
 		c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"default/web": assignment(t, names[0], factor)}})
 	}
 	publish(1)
-	stream, responses := c.OpenStream(), make(chan gcpcache.Response, 10)
+	stream, responses := c.OpenStream(0), make(chan gcpcache.Response, 10)
 	defer stream.Close()
 	sub := gcpstream.NewSotwSubscription(names, false)
 	request := func(nonce string) func() {
@@ -136,6 +136,49 @@ func TestSotwResponseIsDropped(t *testing.T) {
 	}
 	if got := c.Applied("n1", assignments); got != 1 {
 		t.Errorf("Applied = %d, want 1: the change was not acknowledged", got)
+	}
+}
+
+// TestDeriveWithoutTheLock: what follows from a client's names is made while others may use the cache, and once.
+func TestDeriveWithoutTheLock(t *testing.T) {
+	var c *cache.Cache
+	derived := map[string]int{}
+	c = cache.New(cache.Config{Derive: func(_, name string) (cache.Resource, bool) {
+		c.Status() // Takes the lock: this waits forever if the caller has it.
+		derived[name]++
+		return assignment(t, name, 1).Resource, name != "nothing"
+	}})
+	c.Publish(cache.Update{})
+	stream, responses := c.OpenStream(0), make(chan gcpcache.DeltaResponse, 20)
+	defer stream.Close()
+	sub := gcpstream.NewDeltaSubscription(nil, nil, nil, false)
+	ask := func(names ...string) *discoverypb.DeltaDiscoveryResponse {
+		t.Helper()
+		sub.UpdateResourceSubscriptions(names, nil)
+		req := &discoverypb.DeltaDiscoveryRequest{Node: &corepb.Node{Id: "n1"}, TypeUrl: assignments, ResourceNamesSubscribe: names}
+		if _, err := stream.CreateDeltaWatch(req, sub, responses); err != nil {
+			t.Fatal(err)
+		}
+		m, err := (<-responses).GetDeltaDiscoveryResponse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for _, step := range []struct {
+		names           []string
+		found, notFound int
+	}{
+		{[]string{"a", "nothing"}, 1, 1},
+		{[]string{"a", "b"}, 2, 0},
+		{[]string{"nothing"}, 0, 1},
+	} {
+		if m := ask(step.names...); len(m.GetResources()) != step.found || len(m.GetRemovedResources()) != step.notFound {
+			t.Errorf("%q: %d found, %d not, want %d and %d", step.names, len(m.GetResources()), len(m.GetRemovedResources()), step.found, step.notFound)
+		}
+	}
+	if want := map[string]int{"a": 1, "b": 1, "nothing": 1}; !maps.Equal(derived, want) {
+		t.Errorf("derived %v, want %v", derived, want)
 	}
 }
 

@@ -16,6 +16,11 @@ var _ gcpcache.ConfigFetcher = (*Cache)(nil)
 // it names none. Before the first Publish the error has code Unavailable.
 func (c *Cache) Fetch(_ context.Context, req *discoverypb.DiscoveryRequest) (gcpcache.Response, error) {
 	node, zone := nodeOf(req.GetNode()), zoneOf(req.GetNode())
+	names := make(map[string]struct{}, len(req.GetResourceNames()))
+	for _, name := range req.GetResourceNames() {
+		names[name] = struct{}{}
+	}
+	derived := c.deriveAll(req.GetTypeUrl(), names, nil)
 	c.lockRendered(func(w wants) { c.wantView(w, c.viewOf(node, zone)) })
 	defer c.unlockAndReport()
 	if c.seq == 0 {
@@ -25,10 +30,7 @@ func (c *Cache) Fetch(_ context.Context, req *discoverypb.DiscoveryRequest) (gcp
 	c.useView(view)
 	defer c.leaveView(view)
 
-	t := &subscription{stream: &Stream{cache: c, view: view}, typeURL: req.GetTypeUrl(), names: map[string]struct{}{}}
-	for _, name := range req.GetResourceNames() {
-		t.names[name] = struct{}{}
-	}
+	t := &subscription{stream: &Stream{cache: c, view: view}, typeURL: req.GetTypeUrl(), names: names, derived: derived}
 	t.wildcard = len(t.names) == 0 && fullState(t.typeURL) || slices.Contains(req.GetResourceNames(), wildcard)
 	return &sotwResponse{response: &response{resources: t.everything()}, request: req}, nil
 }

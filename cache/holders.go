@@ -68,17 +68,29 @@ func (c *Cache) lookUp(view model.View, n resourceName) *entry {
 	return nil
 }
 
-// derived returns what follows from a name that no contribution has, nil if nothing does. It is made anew each time: it takes
-// microseconds, when a client subscribes or the last contribution with the name is removed.
-func (c *Cache) derived(n resourceName) *entry {
+// deriveAll returns what follows from names alone, by name, nil where nothing does; before is what it returned for the
+// subscription's names until now. It is called without the cache's lock: each name is marshalled, and a client has many.
+// Neither
+// map is altered afterwards.
+func (c *Cache) deriveAll(typeURL string, names map[string]struct{}, before map[string]*entry) map[string]*entry {
 	if c.derive == nil {
 		return nil
 	}
-	r, ok := c.derive(n.typeURL, n.name)
-	if !ok {
-		return nil
+	derived, same := make(map[string]*entry, len(names)), len(names) == len(before)
+	for name := range names {
+		e, ok := before[name]
+		same = same && ok
+		if !ok {
+			if r, follows := c.derive(typeURL, name); follows {
+				e = newEntry(r, nil)
+			}
+		}
+		derived[name] = e
 	}
-	return newEntry(r, nil)
+	if same {
+		return before
+	}
+	return derived
 }
 
 // visible calls do with every entry of a type that a view sees, in no order. The view must have a viewer.

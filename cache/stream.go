@@ -17,10 +17,15 @@ import (
 // (delta) for each of so many types; subscription.push relies on it.
 const maxTypes = int(gcptypes.UnknownType)
 
+// maxUnacknowledged is how many responses of a type a client with a limit of names may leave without an ACK or NACK. The
+// cache keeps what was in each of them. Clients answer one before they ask for more.
+const maxUnacknowledged = 64
+
 // Stream is what one client was sent, over one gRPC stream, and what it has yet to be sent. Its methods are called by
 // go-control-plane's server on the goroutine of the stream. Its state is guarded by the cache's lock.
 type Stream struct {
-	cache *Cache
+	cache    *Cache
+	maxNames int // Of one type; 0 means any number.
 
 	node, zone string          // Of the client, from its first request. node is "" until then.
 	view       model.View      // Meaningful from then on.
@@ -34,9 +39,12 @@ var _ gcpcache.ConfigWatcher = (*Stream)(nil)
 
 // OpenStream returns the state of a new stream. Close must be called when the stream ends.
 //
+// The client may subscribe to maxNames names of a type one by one, and may leave maxUnacknowledged responses of a type
+// unanswered; else a watch fails with ResourceExhausted. Zero means that the client is trusted not to ask for too much.
+//
 // go-control-plane's server passes its cache neither the stream that a watch belongs to nor the stream's end. So each
 // stream has a server and a ConfigWatcher of its own, and nothing is kept for a client that has disconnected.
-func (c *Cache) OpenStream() *Stream { return &Stream{cache: c} }
+func (c *Cache) OpenStream(maxNames int) *Stream { return &Stream{cache: c, maxNames: maxNames} }
 
 // Close removes the stream from the cache. Watches can no longer be created.
 func (s *Stream) Close() {
@@ -64,7 +72,7 @@ func (s *Stream) Close() {
 // CreateDeltaWatch takes a delta request: what it acknowledges and what it subscribes to. The response, or the next
 // change, goes to responses.
 func (s *Stream) CreateDeltaWatch(req *discoverypb.DeltaDiscoveryRequest, sub gcpcache.Subscription, responses chan gcpcache.DeltaResponse) (cancel func(), err error) {
-	return s.watch(req, func(t *subscription) verdict {
+	return s.watch(req, sub, func(t *subscription) verdict {
 		t.deltaResponses = responses
 		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail() != nil, req.GetErrorDetail().GetMessage())
 		t.subscribeDelta(req, sub)
@@ -74,7 +82,7 @@ func (s *Stream) CreateDeltaWatch(req *discoverypb.DeltaDiscoveryRequest, sub gc
 
 // CreateWatch takes a SotW request, like CreateDeltaWatch.
 func (s *Stream) CreateWatch(req *discoverypb.DiscoveryRequest, sub gcpcache.Subscription, responses chan gcpcache.Response) (cancel func(), err error) {
-	return s.watch(req, func(t *subscription) verdict {
+	return s.watch(req, sub, func(t *subscription) verdict {
 		t.sotwResponses = responses
 		v := t.acknowledge(req.GetResponseNonce(), req.GetErrorDetail() != nil, req.GetErrorDetail().GetMessage())
 		t.subscribeSotw(sub)
@@ -83,9 +91,14 @@ func (s *Stream) CreateWatch(req *discoverypb.DiscoveryRequest, sub gcpcache.Sub
 	})
 }
 
-// watch opens the watch of a type, after take has applied the request, and sends what can be sent.
-func (s *Stream) watch(req request, take func(*subscription) verdict) (cancel func(), err error) {
+// watch opens the watch of a type, after take has applied the request, and sends what can be sent. What takes time in
+// proportion to the names that the client subscribes to, and can be done without the lock, is.
+func (s *Stream) watch(req request, sub gcpcache.Subscription, take func(*subscription) verdict) (cancel func(), err error) {
 	c := s.cache
+	derived, err := s.takeIn(req.GetTypeUrl(), sub.SubscribedResources())
+	if err != nil {
+		return nil, err
+	}
 	c.lockRendered(func(w wants) {
 		if s.node == "" && !s.closed {
 			c.wantView(w, c.viewOf(nodeOf(req.GetNode()), zoneOf(req.GetNode())))
@@ -100,9 +113,14 @@ func (s *Stream) watch(req request, take func(*subscription) verdict) (cancel fu
 		c.unlockAndReport()
 		return nil, err
 	}
+	t.derived = derived
 	v := take(t)
 	cancel = t.open()
 	s.flush()
+	if s.maxNames > 0 && len(t.inFlight) > maxUnacknowledged {
+		c.unlockAndReport()
+		return nil, status.Errorf(codes.ResourceExhausted, "%d responses of %s are not acknowledged: answer each with its nonce", len(t.inFlight), t.typeURL)
+	}
 	v.applied = t.applied(c.seq)
 	c.unlockAndReport()
 
@@ -111,6 +129,19 @@ func (s *Stream) watch(req request, take func(*subscription) verdict) (cancel fu
 		v.report(c.observer, s.node, t.typeURL)
 	}
 	return cancel, nil
+}
+
+// takeIn returns what follows from the names that the client subscribes to, if they are not too many. It runs on the
+// goroutine of the stream, which alone alters the stream's list of subscriptions and what is derived from their names.
+func (s *Stream) takeIn(typeURL string, names map[string]struct{}) (derived map[string]*entry, err error) {
+	if s.maxNames > 0 && len(names) > s.maxNames {
+		return nil, status.Errorf(codes.ResourceExhausted, "a client of this kind may subscribe to %d resources of a type: %s has %d", s.maxNames, typeURL, len(names))
+	}
+	var before map[string]*entry
+	if t := s.find(typeURL); t != nil {
+		before = t.derived
+	}
+	return s.cache.deriveAll(typeURL, names, before), nil
 }
 
 // request is what the two protocols' requests have in common.

@@ -30,7 +30,8 @@ type subscription struct {
 
 	wildcard   bool
 	names      map[string]struct{}
-	subscribed int // len(names), also when that must not be read.
+	subscribed int               // len(names), also when that must not be read.
+	derived    map[string]*entry // What follows from the names alone; immutable, and replaced on the goroutine of the stream.
 
 	// The watch. attached is set from its creation until it is cancelled, isOpen until it is answered or cancelled.
 	attached, isOpen bool
@@ -68,11 +69,10 @@ func (t *subscription) follows(name string) bool {
 
 // lookUp returns what the client sees under a name, nil if nothing.
 func (t *subscription) lookUp(name string) *entry {
-	c, n := t.stream.cache, resourceName{t.typeURL, name}
-	if e := c.lookUp(t.stream.view, n); e != nil || t.wildcard {
+	if e := t.stream.cache.lookUp(t.stream.view, resourceName{t.typeURL, name}); e != nil || t.wildcard {
 		return e
 	}
-	return c.derived(n)
+	return t.derived[name]
 }
 
 // open starts a watch, and returns what ends it.

@@ -182,7 +182,7 @@ func (s *Server) serve(ctx context.Context) error {
 		config.Credentials = s.cfg.Certificates.Credentials()
 	}
 	if s.cfg.Identity != nil {
-		config.Authenticate, config.Authorize = s.cfg.Identity.Authenticate, s.cfg.Identity.Authorize
+		config.Authenticate, config.Authorize = s.authenticate, s.cfg.Identity.Authorize
 	}
 	return xds.New(config).Serve(ctx, l)
 }

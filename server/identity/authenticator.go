@@ -64,17 +64,25 @@ func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	return &Authenticator{cfg, r}, nil
 }
 
-// Authenticate decides whether the sender of an RPC may be a client, and until when: its token then expires. The zero
-// time means that nothing does. Errors are gRPC statuses, and say what is missing.
-func (a *Authenticator) Authenticate(ctx context.Context) (until time.Time, err error) {
+// Client is who sends an RPC.
+type Client struct {
+	// Name is what the client's token is bound to: a node, a pod, or at least a service account. It is empty without a token.
+	Name    string
+	Agent   bool      // It acts for a node; a proxyless gRPC client for a pod.
+	Expires time.Time // When its token does. The zero time means that nothing does.
+}
+
+// Authenticate decides whether the sender of an RPC may be a client. Errors are gRPC statuses, and say what is missing.
+func (a *Authenticator) Authenticate(ctx context.Context) (Client, error) {
 	who, err := a.account(ctx)
 	if err != nil {
-		return time.Time{}, err
+		return Client{}, err
 	}
-	if _, err := a.kind(who); err != nil {
-		return time.Time{}, err
+	k, err := a.kind(who)
+	if err != nil {
+		return Client{}, err
 	}
-	return who.expires, nil
+	return Client{Name: who.boundTo(k), Agent: k == agentClient, Expires: who.expires}, nil
 }
 
 // Authorize decides whether the client that sent an RPC may be a node and ask for a type of resource; an empty type is that
@@ -138,6 +146,19 @@ func (a *Authenticator) kind(who account) (kind, error) {
 		return 0, denied("gRPC clients of the namespace %s are not allowed, only those of %s", who.namespace, strings.Join(a.cfg.GRPCNamespaces, ", "))
 	}
 	return grpcClient, nil
+}
+
+// boundTo names what the token is bound to. A token that people asked the API server for may be bound to nothing.
+func (who account) boundTo(k kind) string {
+	switch {
+	case who.anonymous:
+		return ""
+	case k == agentClient && who.node != "":
+		return "node " + who.node
+	case k == grpcClient && who.pod != "":
+		return "pod " + who.namespace + "/" + who.pod
+	}
+	return "service account " + who.namespace + "/" + who.name
 }
 
 // mayBeNode reports whether the token is bound to the node.

@@ -85,7 +85,11 @@ func serve(t testing.TB, certificates *Certificates, authenticator *Authenticato
 	c.publish(t, 80)
 	server := xds.New(xds.Config{
 		Cache: c.Cache, Log: c.log.logger(), Credentials: certificates.Credentials(),
-		Authenticate: authenticator.Authenticate, Authorize: authenticator.Authorize,
+		Authenticate: func(ctx context.Context) (xds.Client, error) {
+			who, err := authenticator.Authenticate(ctx)
+			return xds.Client{Identity: who.Name, Until: who.Expires}, err
+		},
+		Authorize: authenticator.Authorize,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)

@@ -75,9 +75,9 @@ func TestVerdictsEndWithTheToken(t *testing.T) {
 	now := time.Now()
 	a.reviewer.now = func() time.Time { return now }
 	ctx := with(token(t, agentToken("n1").with(func(b *bound) { b.Expires = now.Add(30 * time.Second).Unix() })))
-	until, err := a.Authenticate(ctx)
-	if err != nil || until.Unix() != now.Add(30*time.Second).Unix() {
-		t.Errorf("good until %v, %v", until, err)
+	who, err := a.Authenticate(ctx)
+	if err != nil || who.Expires.Unix() != now.Add(30*time.Second).Unix() {
+		t.Errorf("%+v, %v", who, err)
 	}
 	now = now.Add(31 * time.Second)
 	if err := a.Authorize(ctx, node("n1"), ""); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "expired at") {

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -23,7 +22,8 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	streamed.Methods, streamed.Streams = nil, slices.Clone(desc.Streams)
 	for _, m := range desc.Methods {
 		streamed.Streams = append(streamed.Streams, grpc.StreamDesc{
-			StreamName: m.MethodName,
+			StreamName:    m.MethodName,
+			ServerStreams: true, // Else gRPC takes the handler for that of a unary method, and leaves out the stream interceptor.
 			Handler: func(impl any, stream grpc.ServerStream) error {
 				response, err := m.Handler(impl, stream.Context(), stream.RecvMsg, nil)
 				if err != nil {
@@ -39,39 +39,56 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 // errExpired ends the streams of a client whose token has expired.
 var errExpired = status.Error(codes.Unauthenticated, "the token of this stream has expired: connect again with the one that replaced it")
 
-// authenticated lets an RPC through if Config.Authenticate does, and ends it when that no longer holds.
+// authenticated lets an RPC through if Config.Authenticate does, within the client's limits, and ends it when that no
+// longer holds.
 func (s *Server) authenticated(impl any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if s.cfg.Authenticate == nil {
 		return handle(impl, stream)
 	}
-	until, err := s.cfg.Authenticate(withoutConn(stream.Context()))
+	from := addressOf(stream.Context())
+	who, err := s.cfg.Authenticate(withoutConn(stream.Context()))
 	if err != nil {
-		s.refusals.report(addressOf(stream.Context()), err, "xds client refused", "rpc", info.FullMethod)
+		s.refusals.report(from, err, "xds client refused", "rpc", info.FullMethod)
 		return asStatus(err)
 	}
-	if until.IsZero() {
-		return handle(impl, stream)
-	}
-	ctx, cancel := context.WithDeadlineCause(stream.Context(), until, errExpired)
-	defer cancel()
-	err = handle(impl, expiring{stream, ctx})
-	if cause := context.Cause(ctx); errors.Is(cause, errExpired) {
-		return cause
+	err = s.handleWithin(who, stream, func(limited grpc.ServerStream) error { return handle(impl, limited) })
+	if status.Code(err) == codes.ResourceExhausted {
+		s.refusals.report(from, err, "xds client exceeds its limits", "client", who.Identity, "rpc", info.FullMethod)
 	}
 	return err
 }
 
-// expiring is a stream with a context that ends earlier.
-type expiring struct {
-	grpc.ServerStream
-	ctx context.Context
+// handleWithin handles the stream of a client until the client's time is over, if it has no more streams than it may.
+func (s *Server) handleWithin(who Client, stream grpc.ServerStream, handle func(grpc.ServerStream) error) error {
+	key := who.Identity
+	if key == "" {
+		key = hostOf(addressOf(stream.Context()))
+	}
+	if !s.streams.enter(key, who.Limits.Streams) {
+		return status.Errorf(codes.ResourceExhausted, "%s has %d streams, as many as it may: end one, or use it for more types", key, who.Limits.Streams)
+	}
+	defer s.streams.leave(key)
+	ctx, end := context.WithCancelCause(context.WithValue(stream.Context(), limitsKey{}, who.Limits))
+	defer end(nil)
+	if !who.Until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, who.Until, errExpired)
+		defer cancel()
+	}
+	err := handle(limitedStream{stream, ctx, end, who.Limits.RequestBytes})
+	if cause := context.Cause(ctx); cause != nil {
+		if _, ours := status.FromError(cause); ours { // Not the stream's own end.
+			return cause
+		}
+	}
+	return err
 }
-
-// Context returns the context.
-func (e expiring) Context() context.Context { return e.ctx }
 
 // authorizeFetch is authorize for a request outside a stream.
 func (s *Server) authorizeFetch(ctx context.Context, req *discoverypb.DiscoveryRequest) error {
+	if most := limitsOf(ctx).Names; most > 0 && len(req.GetResourceNames()) > most {
+		return status.Errorf(codes.ResourceExhausted, "a client of this kind may name %d resources of a type: the request names %d", most, len(req.GetResourceNames()))
+	}
 	return s.authorize(ctx, req.GetNode(), req.GetTypeUrl())
 }
 

@@ -34,11 +34,7 @@ type repetition struct {
 // report logs a refusal with its reason, unless it is one too many. When the same is logged again, the line has the
 // number of those left out.
 func (r *refusals) report(from net.Addr, reason error, message string, args ...any) {
-	host, _, err := net.SplitHostPort(from.String())
-	if err != nil {
-		host = from.String()
-	}
-	omitted, ok := r.admit(refusal{message, host, reason.Error()}, time.Now())
+	omitted, ok := r.admit(refusal{message, hostOf(from), reason.Error()}, time.Now())
 	if !ok {
 		return
 	}
@@ -47,6 +43,15 @@ func (r *refusals) report(from net.Addr, reason error, message string, args ...a
 		args = append(args, "omitted", omitted)
 	}
 	r.log.Warn(message, args...)
+}
+
+// hostOf returns an address without its port, which is another one for each connection.
+func hostOf(from net.Addr) string {
+	host, _, err := net.SplitHostPort(from.String())
+	if err != nil {
+		return from.String()
+	}
+	return host
 }
 
 func (r *refusals) admit(key refusal, now time.Time) (omitted int, ok bool) {

@@ -3,7 +3,7 @@
 // In come connections and requests, delta and state of the world, aggregated or by type; out go the responses that the
 // cache hands over, through go-control-plane's server. Config.Authenticate decides who a client is, before any
 // request of it is read, and Config.Authorize what it may ask for, for each request. Both hold for every RPC; a refused
-// client gets the reason as its error, and the log has it too. The package never decides what is sent, nor keeps it.
+// client gets the reason as its error, and the log has it too. Client.Limits bound what one may ask for. The package never decides what is sent, nor keeps it.
 //
 // A client that does not keep up delays no other: each stream has a goroutine of its own, and the cache keeps
 // at most one response for each type of it, and the names of what has changed since. A connection that is dead is
@@ -28,13 +28,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/fairlead/fairlead/cache"
 )
 
 const (
-	// maxRequest is the largest request, in bytes. The first one on a stream names everything that the client has, with
+	// maxRequest is the largest request of any client, in bytes. The first one on a stream names everything that an agent has, with
 	// its version: 0.6 MiB for 10,000 resources. gRPC's own limit of 4 MiB leaves too little room above that.
 	maxRequest = 16 << 20
 
@@ -66,8 +67,8 @@ type Config struct {
 	// Credentials secure the connections. Nil means plaintext, for unix sockets and loopback.
 	Credentials credentials.TransportCredentials
 	// Authenticate decides, for each stream and each Fetch before anything of it is read, whether the client is known,
-	// and until when: the stream then ends. The zero time means never. Nil accepts every client, for unix sockets and loopback.
-	Authenticate func(ctx context.Context) (until time.Time, err error)
+	// and how much it may ask for. Nil accepts every client without limits, for unix sockets and loopback.
+	Authenticate func(ctx context.Context) (Client, error)
 	// Authorize decides whether a client may be a node and ask for a type, which is empty if it is that of the RPC. It is
 	// called for each request on each stream and each Fetch, before the request has any effect. Nil lets everybody be
 	// any node, for unix sockets and loopback.
@@ -89,6 +90,7 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	refusals *refusals
+	streams  *tally
 }
 
 // New returns a server that does nothing until Serve is called.
@@ -105,7 +107,7 @@ func New(cfg Config) *Server {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = 5 * time.Second
 	}
-	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log, seen: map[refusal]*repetition{}}}
+	return &Server{cfg: cfg, refusals: &refusals{log: cfg.Log, seen: map[refusal]*repetition{}}, streams: &tally{of: map[string]int{}}}
 }
 
 // Serve accepts connections on l, which it closes, until ctx ends or l fails. When ctx ends, it asks clients to
@@ -150,6 +152,7 @@ func (s *Server) options(network string) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(connCredentials{s.cfg.Credentials, s.refusals}),
 		grpc.StreamInterceptor(s.authenticated),
+		grpc.ForceServerCodecV2(sizeLimitingCodec{encoding.GetCodecV2("proto")}),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.KeepaliveParams(alive),

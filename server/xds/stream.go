@@ -79,7 +79,7 @@ type client struct {
 // newClient enters a stream in the cache.
 func (s *Server) newClient(ctx context.Context, protocol string) *client {
 	log := s.cfg.Log.With("protocol", protocol, "peer", addressOf(ctx).String())
-	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(), log: log}
+	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(limitsOf(ctx).Names), log: log}
 }
 
 // close ends the client's stream in the cache.

@@ -7,6 +7,7 @@ require (
 	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS server's streams and subscriptions, as every control plane in Go has them
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's API as Go messages, with its own validation
 	github.com/fsnotify/fsnotify v1.10.1 // manifests and certificates are read again when they change
+	github.com/go-jose/go-jose/v4 v4.1.9 // signatures of service-account tokens are checked as OpenID Connect has them, by the library of most Go programs that do
 	github.com/google/go-cmp v0.7.0 // tests: what differs, readably, protobuf included
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // bounded caches of token reviews
 	github.com/prometheus/client_golang v1.25.0 // the handler and the process's own numbers behind /metrics

@@ -78,7 +78,7 @@ func (f *serverIdentityFlags) configure(config *controlplane.Config, client kube
 	}
 	var err error
 	config.Identity, err = identity.NewAuthenticator(identity.AuthenticatorConfig{
-		Reviews: client.AuthenticationV1().TokenReviews(), AgentAudience: f.agentAudience, AgentAccount: names[0],
+		Client: client, Log: config.Log, AgentAudience: f.agentAudience, AgentAccount: names[0],
 		GRPCAudience: f.grpcAudience, GRPCNamespaces: f.grpcNamespaces, GRPCAnonymous: f.grpcAnonymous,
 	})
 	if err != nil {

@@ -8,12 +8,12 @@ import (
 
 // What clients may ask for. One that holds a valid token must not take the memory that all others need.
 var (
-	// An agent names every resource that its node has, in a first request of any size, and needs one stream. The last one of an agent that
-	// has been replaced may count until its connection is found to be dead.
+	// An agent names every resource that its node has, in a first request of any size, and needs one stream. The last one of
+	// an agent that has been replaced may count until its connection is found to be dead.
 	agentLimits = xds.Limits{Streams: 16}
 
-	// A gRPC program names what it dials. Its library may open a stream for each Service that it dials, as gRPC's proposal A71 has
-	// it; a hundred bytes for a name let a full request have some hundred of them.
+	// A gRPC program names what it dials, some tens of resources of less than a hundred bytes each. Its library may open a
+	// stream for each Service that it dials, as gRPC's proposal A71 has it.
 	programLimits = xds.Limits{RequestBytes: 64 << 10, Names: 1000, Streams: 16}
 
 	// Programs without a token are known by their address, which those of a node may share.

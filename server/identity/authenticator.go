@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -13,13 +14,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
-	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
+	"k8s.io/client-go/kubernetes"
 )
 
 // AuthenticatorConfig says who may be a client.
 type AuthenticatorConfig struct {
-	// Reviews has the API server review tokens.
-	Reviews authenticationclient.TokenReviewInterface
+	// Client reaches the API server, which reviews tokens and publishes the keys that they are signed with.
+	Client kubernetes.Interface
+	Log    *slog.Logger // Nil discards.
 
 	// AgentAudience is what an agent's token is for, and AgentAccount whose it is, exactly.
 	AgentAudience string
@@ -57,7 +59,7 @@ func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	if cfg.GRPCAudience != "" {
 		audiences = append(audiences, cfg.GRPCAudience)
 	}
-	r, err := newReviewer(cfg.Reviews, audiences)
+	r, err := newReviewer(cfg.Client.AuthenticationV1().TokenReviews(), newKeys(publishedKeys(cfg.Client), cfg.Log), audiences)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func BenchmarkRefusal(b *testing.B) {
 	c := serve(b, fromFiles(b, dir, &logBuffer{}), api.authenticator(b, nil))
 
 	b.Run("token", func(b *testing.B) {
-		conn := dial(b, c.address, dir+"/"+caFile, sign(b, agentToken("n1"), "my key"))
+		conn := dial(b, c.address, dir+"/"+caFile, sign(b, agentToken("n1"), forgedKey))
 		b.ReportAllocs()
 		for b.Loop() {
 			if err := rpcs()[0].call(conn, "", "n1", gcpresource.ClusterType); status.Code(err) != codes.Unauthenticated {

@@ -1,9 +1,9 @@
 package identity
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"go.uber.org/goleak"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -44,11 +44,15 @@ func eventually(t testing.TB, what string, holds func() bool) {
 
 // apiServer issues tokens and reviews them, as an API server does for bound service-account tokens.
 type apiServer struct {
-	reviews authenticationclient.TokenReviewInterface
+	client kubernetes.Interface
 
 	mu      sync.Mutex // Guards what follows.
 	asked   int        // How many reviews.
+	read    int        // How often its keys were.
 	down    bool
+	delay   chan struct{}   // Until it is closed, reviews wait; nil if they do not.
+	keys    []tokenKey      // Of which it accepts signatures, and which it publishes.
+	silent  bool            // It publishes none.
 	unaware bool            // Of audiences, as API servers once were.
 	deleted map[string]bool // Pods by namespace/name, whose tokens are no longer good.
 }
@@ -63,9 +67,10 @@ type bound struct {
 
 func newAPIServer(t testing.TB) *apiServer {
 	t.Helper()
-	a := &apiServer{deleted: map[string]bool{}}
+	a := &apiServer{deleted: map[string]bool{}, keys: []tokenKey{clusterKey}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /apis/authentication.k8s.io/v1/tokenreviews", a.review)
+	mux.HandleFunc("GET /openid/v1/jwks", a.publish)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	client, err := kubernetes.NewForConfig(&rest.Config{
@@ -75,7 +80,7 @@ func newAPIServer(t testing.TB) *apiServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.reviews = client.AuthenticationV1().TokenReviews()
+	a.client = client
 	return a
 }
 
@@ -101,32 +106,92 @@ func (b bound) with(change func(*bound)) bound {
 	return b
 }
 
+// tokenKey is a key that tokens are signed with.
+type tokenKey struct {
+	id      string
+	private *ecdsa.PrivateKey
+}
+
+func newTokenKey(id string) tokenKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err) // Of a test's variable: there is no test to fail yet.
+	}
+	return tokenKey{id, key}
+}
+
+var (
+	clusterKey = newTokenKey("cluster")
+	nextKey    = newTokenKey("next")    // What the cluster signs with later.
+	forgedKey  = newTokenKey("cluster") // Somebody's own, by the name of the cluster's.
+	unknownKey = newTokenKey("unknown")
+)
+
 // sign makes a token of what it says.
-func sign(t testing.TB, b bound, key string) string {
+func sign(t testing.TB, b bound, key tokenKey) string {
 	t.Helper()
 	payload, err := json.Marshal(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." + base64.RawURLEncoding.EncodeToString(payload)
-	return signed + "." + base64.RawURLEncoding.EncodeToString(mac(signed, key))
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key.private, KeyID: key.id}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
-
-const clusterKey = "the cluster's key"
 
 // token returns a token that the API server accepts while it says the truth.
 func token(t testing.TB, b bound) string { return sign(t, b, clusterKey) }
 
-func mac(text, key string) []byte {
-	m := hmac.New(sha256.New, []byte(key))
-	m.Write([]byte(text))
-	return m.Sum(nil)
+// publish answers with the keys.
+func (a *apiServer) publish(w http.ResponseWriter, _ *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.read++
+	if a.down || a.silent {
+		http.Error(w, "not now", http.StatusForbidden)
+		return
+	}
+	set := jose.JSONWebKeySet{}
+	for _, key := range a.keys {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: key.private.Public(), KeyID: key.id, Algorithm: "ES256", Use: "sig"})
+	}
+	json.NewEncoder(w).Encode(set)
+}
+
+// payload returns what a token says, if one of the keys has signed it.
+func (a *apiServer) payload(token string) (payload []byte, ok bool) {
+	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return nil, false
+	}
+	for _, key := range a.keys {
+		if payload, err := signed.Verify(key.private.Public()); err == nil {
+			return payload, true
+		}
+	}
+	return nil, false
 }
 
 func (a *apiServer) review(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.asked++
+	delay := a.delay
+	a.mu.Unlock()
+	if delay != nil {
+		<-delay
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.down {
 		http.Error(w, "etcd is away", http.StatusInternalServerError)
 		return
@@ -146,13 +211,9 @@ func (a *apiServer) judge(spec authenticationv1.TokenReviewSpec) authenticationv
 	refuse := func(why string) authenticationv1.TokenReviewStatus {
 		return authenticationv1.TokenReviewStatus{Error: "[invalid bearer token, " + why + "]"}
 	}
-	parts := strings.Split(spec.Token, ".")
-	if len(parts) != 3 || base64.RawURLEncoding.EncodeToString(mac(parts[0]+"."+parts[1], clusterKey)) != parts[2] {
-		return refuse("square/go-jose: error in cryptographic primitive")
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return refuse(err.Error())
+	payload, ok := a.payload(spec.Token)
+	if !ok {
+		return refuse("go-jose/go-jose: error in cryptographic primitive")
 	}
 	var b bound
 	if err := json.Unmarshal(payload, &b); err != nil {
@@ -197,7 +258,7 @@ func (a *apiServer) asks() int {
 func (a *apiServer) authenticator(t testing.TB, change func(*AuthenticatorConfig)) *Authenticator {
 	t.Helper()
 	cfg := AuthenticatorConfig{
-		Reviews:       a.reviews,
+		Client:        a.client,
 		AgentAudience: DefaultAgentAudience,
 		AgentAccount:  types.NamespacedName{Namespace: "fairlead-system", Name: "fairlead-agent"},
 		GRPCAudience:  DefaultGRPCAudience,

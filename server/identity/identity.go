@@ -1,9 +1,10 @@
 // Package identity authenticates both sides of the xDS port, and authorizes clients.
 //
 // In come certificates, either files or a Secret that the replicas of the control plane share, and bearer tokens, which
-// the API server judges. Out go gRPC credentials of either side, and one answer for each request: may this client be
-// this node and ask for this type. The package never decides what a client that may ask is sent, and fails closed:
-// whatever is missing, unknown or unreachable is an error that says what to do about it.
+// the API server judges once their signature is found to be its own. Out go gRPC credentials of either side, and one
+// answer for each request: may this client be this node and ask for this type. The package never decides what a client
+// that may ask is sent, and fails closed: whatever is missing, unknown or unreachable is an error that says what to do
+// about it.
 //
 // A server authenticates by a certificate. A client authenticates by a service-account token that the kubelet made for
 // one pod, for Fairlead's audience alone: stolen, it opens nothing else, and no client can claim another's node.

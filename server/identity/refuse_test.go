@@ -48,7 +48,8 @@ func refusals(t *testing.T) []refusal {
 		{"an empty token", "Bearer ", "n1", codes.Unauthenticated, "must be Bearer TOKEN"},
 		{"no JSON Web Token", "Bearer let-me-in", "n1", codes.Unauthenticated, "no JSON Web Token"},
 		{"a token of no text", "Bearer e30.e30." + strings.Repeat("x", maxToken), "n1", codes.Unauthenticated, "service-account tokens have less than 8192"},
-		{"a token of somebody's own making", "Bearer " + sign(t, agentToken("n1"), "my key"), "n1", codes.Unauthenticated, "error in cryptographic primitive"},
+		{"a token of somebody's own making", "Bearer " + sign(t, agentToken("n1"), forgedKey), "n1", codes.Unauthenticated, "the signature of the token is not of the API server's key"},
+		{"a token of a key that nobody knows", "Bearer " + sign(t, agentToken("n1"), unknownKey), "n1", codes.Unauthenticated, "which the API server does not publish"},
 		{"an expired token", "Bearer " + token(t, agentToken("n1").with(func(b *bound) { b.Expires = time.Now().Add(-time.Minute).Unix() })),
 			"n1", codes.Unauthenticated, "the token expired at"},
 		{"a token that never expires", "Bearer " + token(t, agentToken("n1").with(func(b *bound) { b.Expires = 0 })),
@@ -198,7 +199,7 @@ func TestGRPCClients(t *testing.T) {
 		{"no gRPC clients at all", func(c *AuthenticatorConfig) { c.GRPCAudience = "" }, pod, "shop/cart-0", "not for fairlead-agent"},
 		{"nobody in particular", func(c *AuthenticatorConfig) { c.GRPCAnonymous = true }, "", "shop/cart-0", ""},
 		{"nobody as a node", func(c *AuthenticatorConfig) { c.GRPCAnonymous = true }, "", "n1", "that of a gRPC client is NAMESPACE/POD"},
-		{"a bad token where none would do", func(c *AuthenticatorConfig) { c.GRPCAnonymous = true }, sign(t, podToken("shop", "cart-0"), "my key"), "shop/cart-0", "does not accept the token"},
+		{"a bad token where none would do", func(c *AuthenticatorConfig) { c.GRPCAnonymous = true }, sign(t, podToken("shop", "cart-0"), forgedKey), "shop/cart-0", "the signature of the token is not"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := folder(t)

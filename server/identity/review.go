@@ -27,10 +27,12 @@ const (
 	maxAccepted = 16384
 	maxRefused  = 1024
 
-	// reviewTimeout bounds one review, and maxReviews how many run at once: many invented tokens must not load the API
-	// server.
-	reviewTimeout = 5 * time.Second
-	maxReviews    = 64
+	// reviewTimeout bounds one review, and maxReviews how many of new tokens run at once, and as many of tokens that were
+	// accepted before: a crowd of tokens must not load the API server. maxReviewsOfAddress bounds how many of one address run or
+	// wait, so that the crowd of one address leaves room for others; the pods of a node may share its address.
+	reviewTimeout       = 5 * time.Second
+	maxReviews          = 64
+	maxReviewsOfAddress = 16
 )
 
 // account is the service account that a token is of, as the API server says.
@@ -52,13 +54,15 @@ type verdict struct {
 // reviewer has the API server review tokens. It is safe for concurrent use.
 type reviewer struct {
 	reviews   authenticationclient.TokenReviewInterface
+	keys      *keys
 	audiences []string // Ours.
 	now       func() time.Time
 	timeout   time.Duration // Of a review.
 
 	accepted, refused *verdicts          // Apart, so that invented tokens do not push out good ones.
 	asking            singleflight.Group // One review a token.
-	slots             chan struct{}      // Has an element for each review that is running.
+	first, again      chan struct{}      // Have an element for each review that is running: of a new token, of one accepted before.
+	places            places             // Of new tokens, by address.
 }
 
 // verdicts are by the hash of the token: no token is kept.
@@ -66,7 +70,7 @@ type verdicts = lru.Cache[tokenHash, verdict]
 
 type tokenHash = [sha256.Size]byte
 
-func newReviewer(reviews authenticationclient.TokenReviewInterface, audiences []string) (*reviewer, error) {
+func newReviewer(reviews authenticationclient.TokenReviewInterface, k *keys, audiences []string) (*reviewer, error) {
 	accepted, err := lru.New[tokenHash, verdict](maxAccepted)
 	if err != nil {
 		return nil, err
@@ -76,13 +80,14 @@ func newReviewer(reviews authenticationclient.TokenReviewInterface, audiences []
 		return nil, err
 	}
 	return &reviewer{
-		reviews: reviews, audiences: audiences, now: time.Now, timeout: reviewTimeout,
-		accepted: accepted, refused: refused, slots: make(chan struct{}, maxReviews),
+		reviews: reviews, keys: k, audiences: audiences, now: time.Now, timeout: reviewTimeout, accepted: accepted, refused: refused,
+		first: make(chan struct{}, maxReviews), again: make(chan struct{}, maxReviews), places: places{of: map[string]int{}},
 	}, nil
 }
 
-// review returns whose a token is, at most acceptedFor ago and never after it has expired. Errors are gRPC statuses:
-// Unauthenticated if the token is not valid, Unavailable if the API server could not review it.
+// review returns whose a token is: as the API server said at most acceptedFor ago, or, while it does not answer, when it
+// last did; never after the token has expired. Errors are gRPC statuses: Unauthenticated if the token is not valid,
+// Unavailable if the API server could not review it.
 func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 	key := sha256.Sum256([]byte(token))
 	for _, known := range []*verdicts{r.accepted, r.refused} {
@@ -105,37 +110,69 @@ func (r *reviewer) review(ctx context.Context, token string) (account, error) {
 	}
 }
 
-// ask has a token reviewed and keeps the verdict.
+// ask has a token judged, by its own claims and signature and then by the API server, and keeps the verdict.
 func (r *reviewer) ask(ctx context.Context, key tokenHash, token string) verdict {
-	refuse := func(err error) verdict {
-		return verdict{err: status.Error(codes.Unauthenticated, err.Error()), until: r.now().Add(refusedFor)}
-	}
 	says, err := readClaims(token)
 	if err == nil {
 		err = says.check(r.audiences, r.now())
 	}
-	if err != nil {
-		return refuse(err) // Not worth keeping: the check is as cheap as the look-up.
+	if err == nil {
+		err = r.keys.verify(ctx, token)
 	}
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	case <-ctx.Done():
-		return verdict{err: status.Error(codes.Unavailable, "too many tokens are being reviewed: try again")}
-	}
-	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: r.audiences}}
-	answer, err := r.reviews.Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {
-		return verdict{err: status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)}
+		return r.refuse(err) // Not worth keeping: the check is nearly as cheap as the look-up.
 	}
-	who, err := r.accept(answer.Status)
+	before, known := r.accepted.Peek(key)
+	answer, err := r.create(ctx, token, known)
+	if err != nil && known {
+		return r.keep(key, before.account) // The API server is away, and has not said anything else.
+	}
 	if err != nil {
-		v := refuse(err)
+		return verdict{err: err}
+	}
+	who, err := r.accept(answer)
+	if err != nil {
+		v := r.refuse(err)
 		r.accepted.Remove(key)
 		r.refused.Add(key, v)
 		return v
 	}
 	who.expires = says.expires()
+	return r.keep(key, who)
+}
+
+// create asks the API server about a token, when it is the token's turn; known says that it was accepted before. The error
+// is a gRPC status.
+func (r *reviewer) create(ctx context.Context, token string, known bool) (authenticationv1.TokenReviewStatus, error) {
+	turn := r.again
+	if !known {
+		turn = r.first
+		address := addressOf(ctx)
+		if !r.places.enter(address) {
+			return authenticationv1.TokenReviewStatus{}, status.Errorf(codes.Unavailable, "%d tokens from %s are being reviewed: try again", maxReviewsOfAddress, address)
+		}
+		defer r.places.leave(address)
+	}
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return authenticationv1.TokenReviewStatus{}, status.Error(codes.Unavailable, "too many tokens are being reviewed: try again")
+	}
+	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: r.audiences}}
+	answer, err := r.reviews.Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		return authenticationv1.TokenReviewStatus{}, status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)
+	}
+	return answer.Status, nil
+}
+
+func (r *reviewer) refuse(err error) verdict {
+	return verdict{err: status.Error(codes.Unauthenticated, err.Error()), until: r.now().Add(refusedFor)}
+}
+
+// keep records that a token is accepted for a while.
+func (r *reviewer) keep(key tokenHash, who account) verdict {
 	v := verdict{account: who, until: r.now().Add(acceptedFor)}
 	if who.expires.Before(v.until) {
 		v.until = who.expires

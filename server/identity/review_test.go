@@ -2,6 +2,8 @@ package identity
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -86,10 +89,13 @@ func TestVerdictsEndWithTheToken(t *testing.T) {
 	api.wantAsks(t, 1)
 }
 
-// While the API server cannot say, nobody new gets in, which is not held against them afterwards.
+// While the API server cannot say, nobody new gets in, which is not held against them afterwards; and who was accepted before
+// stays, until the token expires.
 func TestNobodyCanSay(t *testing.T) {
 	api := newAPIServer(t)
 	a := api.authenticator(t, nil)
+	now := time.Now()
+	a.reviewer.now = func() time.Time { return now }
 	known, unknown := with(token(t, agentToken("n1"))), with(token(t, agentToken("n2")))
 	if _, err := a.Authenticate(known); err != nil {
 		t.Fatal(err)
@@ -98,12 +104,124 @@ func TestNobodyCanSay(t *testing.T) {
 	if _, err := a.Authenticate(known); err != nil {
 		t.Errorf("who is known: %v", err)
 	}
+	now = now.Add(acceptedFor + time.Second)
+	if err := a.Authorize(known, node("n1"), ""); err != nil {
+		t.Errorf("who was known, when the verdict is old: %v", err)
+	}
+	if _, err := a.Authenticate(known); err != nil {
+		t.Errorf("who was known, on a new stream: %v", err)
+	}
+	api.wantAsks(t, 2)
 	if _, err := a.Authenticate(unknown); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "did not review the token") {
 		t.Errorf("who is not: %v", err)
 	}
 	api.set(func() { api.down = false })
 	if _, err := a.Authenticate(unknown); err != nil {
 		t.Errorf("later: %v", err)
+	}
+	api.set(func() { api.down = true })
+	now = now.Add(time.Hour)
+	if _, err := a.Authenticate(known); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "expired at") {
+		t.Errorf("who was known, when the token has expired: %v", err)
+	}
+}
+
+// A token that the API server cannot have signed costs it nothing. A key that it has signed with since is learned, at most
+// once in keysInterval, whoever asks.
+func TestSignaturesAreCheckedHere(t *testing.T) {
+	api := newAPIServer(t)
+	a := api.authenticator(t, nil)
+	now := time.Now()
+	a.reviewer.keys.now = func() time.Time { return now }
+	refused := func(key tokenKey, want string) {
+		t.Helper()
+		if _, err := a.Authenticate(with(sign(t, agentToken("n1"), key))); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want Unauthenticated: …%s…", err, want)
+		}
+	}
+	wantReads := func(want int) {
+		t.Helper()
+		api.set(func() {
+			if api.read != want {
+				t.Errorf("the keys were read %d times, want %d", api.read, want)
+			}
+		})
+	}
+	for range 100 {
+		refused(forgedKey, "the signature of the token is not of the API server's key")
+		refused(unknownKey, `signed with the key "unknown", which the API server does not publish`)
+	}
+	api.wantAsks(t, 0)
+	wantReads(1)
+
+	api.set(func() { api.keys = []tokenKey{clusterKey, nextKey} })
+	refused(nextKey, "which the API server does not publish")
+	now = now.Add(keysInterval)
+	if _, err := a.Authenticate(with(sign(t, agentToken("n1"), nextKey))); err != nil {
+		t.Errorf("a key that is new: %v", err)
+	}
+	refused(unknownKey, "which the API server does not publish")
+	wantReads(2)
+
+	api.set(func() { api.silent = true })
+	now = now.Add(keysInterval)
+	refused(unknownKey, "which the API server does not publish")
+	if _, err := a.Authenticate(with(token(t, agentToken("n2")))); err != nil {
+		t.Errorf("when the keys can no longer be read: %v", err)
+	}
+	api.wantAsks(t, 2)
+}
+
+// An API server whose keys cannot be read is asked about each token.
+func TestNoKeys(t *testing.T) {
+	api := newAPIServer(t)
+	api.silent = true
+	log := &logBuffer{}
+	a := api.authenticator(t, func(c *AuthenticatorConfig) { c.Log = log.logger() })
+	if _, err := a.Authenticate(with(token(t, agentToken("n1")))); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Authenticate(with(sign(t, agentToken("n1"), forgedKey))); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "cryptographic primitive") {
+		t.Errorf("error %v", err)
+	}
+	api.wantAsks(t, 2)
+	if got := log.lines("bind the cluster role system:service-account-issuer-discovery"); len(got) != 1 {
+		t.Errorf("the log says %q", got)
+	}
+}
+
+// The crowd of one address does not keep out another address.
+func TestReviewsOfOneAddress(t *testing.T) {
+	api := newAPIServer(t)
+	api.delay = make(chan struct{})
+	a := api.authenticator(t, nil)
+	from := func(address string, b bound) error {
+		ctx := peer.NewContext(with(token(t, b)), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(address), Port: 1}})
+		_, err := a.Authenticate(ctx)
+		return err
+	}
+	var crowd sync.WaitGroup
+	for i := range maxReviewsOfAddress {
+		crowd.Go(func() {
+			if err := from("192.0.2.1", podToken("shop", fmt.Sprint(i))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "the crowd is being reviewed", func() bool { return api.asks() == maxReviewsOfAddress })
+	err := from("192.0.2.1", podToken("shop", "one too many"))
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "tokens from 192.0.2.1 are being reviewed") {
+		t.Errorf("one too many of an address: %v", err)
+	}
+	delay := api.delay
+	api.set(func() { api.delay = nil })
+	if err := from("192.0.2.2", agentToken("n1")); err != nil {
+		t.Errorf("another address: %v", err)
+	}
+	close(delay)
+	crowd.Wait()
+	if len(a.reviewer.places.of) != 0 {
+		t.Errorf("places are kept: %v", a.reviewer.places.of)
 	}
 }
 
@@ -123,13 +241,13 @@ func TestTooManyReviews(t *testing.T) {
 	a := api.authenticator(t, nil)
 	a.reviewer.timeout = 50 * time.Millisecond
 	for range maxReviews {
-		a.reviewer.slots <- struct{}{}
+		a.reviewer.first <- struct{}{}
 	}
 	if _, err := a.Authenticate(with(token(t, agentToken("n1")))); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "too many tokens") {
 		t.Errorf("error %v", err)
 	}
 	api.wantAsks(t, 0)
-	<-a.reviewer.slots
+	<-a.reviewer.first
 	if _, err := a.Authenticate(with(token(t, agentToken("n1")))); err != nil {
 		t.Errorf("later: %v", err)
 	}

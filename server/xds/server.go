@@ -3,7 +3,8 @@
 // In come connections and requests, delta and state of the world, aggregated or by type; out go the responses that the
 // cache hands over, through go-control-plane's server. Config.Authenticate decides who a client is, before any
 // request of it is read, and Config.Authorize what it may ask for, for each request. Both hold for every RPC; a refused
-// client gets the reason as its error, and the log has it too. Client.Limits bound what one may ask for. The package never decides what is sent, nor keeps it.
+// client gets the reason as its error, and the log has it too. Client.Limits bound what one may ask for. The package
+// never decides what is sent, nor keeps it.
 //
 // A client that does not keep up delays no other: each stream has a goroutine of its own, and the cache keeps
 // at most one response for each type of it, and the names of what has changed since. A connection that is dead is

@@ -42,7 +42,11 @@ var errExpired = status.Error(codes.Unauthenticated, "the token of this stream h
 // authenticated lets an RPC through if Config.Authenticate does, within the client's limits, and ends it when that no
 // longer holds.
 func (s *Server) authenticated(impl any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	conn := connOf(stream.Context())
 	if s.cfg.Authenticate == nil {
+		if conn != nil {
+			conn.authenticated()
+		}
 		return handle(impl, stream)
 	}
 	from := addressOf(stream.Context())
@@ -50,6 +54,9 @@ func (s *Server) authenticated(impl any, stream grpc.ServerStream, info *grpc.St
 	if err != nil {
 		s.refusals.report(from, err, "xds client refused", "rpc", info.FullMethod)
 		return asStatus(err)
+	}
+	if conn != nil {
+		conn.authenticated()
 	}
 	err = s.handleWithin(who, stream, func(limited grpc.ServerStream) error { return handle(impl, limited) })
 	if status.Code(err) == codes.ResourceExhausted {

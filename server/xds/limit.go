@@ -1,10 +1,14 @@
 package xds
 
 import (
+	"container/list"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"sync"
+
+	"google.golang.org/grpc/peer"
 )
 
 // How many connections there may be, in all and from one address. A node has one, and its pods that speak gRPC xDS may
@@ -14,17 +18,27 @@ const (
 	maxConnectionsPerAddress = 1024
 )
 
-var errTooMany = errors.New("there are too many connections")
+var (
+	errTooMany = errors.New("there are too many connections")
+	errSilent  = errors.New("there are too many connections, and this one has been without an authenticated client for the longest time")
+)
 
-// limitedListener closes the connections that are too many as soon as it has accepted them.
+// limitedListener closes connections when there are too many: the one of those without an authenticated client that has
+// existed for the longest time, so that connections that say nothing keep out nobody; or the new one if there is none.
 type limitedListener struct {
 	net.Listener
 	refusals      *refusals
 	most, mostOne int // In all, and from one address.
 
 	mu   sync.Mutex // Guards what follows.
-	all  int
-	from map[netip.Addr]int
+	all  connections
+	from map[netip.Addr]*connections
+}
+
+// connections are those of an address, or all.
+type connections struct {
+	count  int
+	silent list.List // Of *limitedConn, those without an authenticated client, the oldest first.
 }
 
 // limit limits the connections of a listener. Those of a unix socket are not limited: only the node's own processes reach it.
@@ -32,45 +46,87 @@ func (s *Server) limit(l net.Listener) net.Listener {
 	if l.Addr().Network() == "unix" {
 		return l
 	}
-	return &limitedListener{
-		Listener: l, refusals: s.refusals, most: maxConnections, mostOne: maxConnectionsPerAddress, from: map[netip.Addr]int{},
-	}
+	return newLimitedListener(l, s.refusals, maxConnections, maxConnectionsPerAddress)
+}
+
+func newLimitedListener(l net.Listener, r *refusals, most, mostOne int) *limitedListener {
+	return &limitedListener{Listener: l, refusals: r, most: most, mostOne: mostOne, from: map[netip.Addr]*connections{}}
 }
 
 // Accept waits for a connection that is not too many.
 func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		accepted, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		from := sourceOf(conn)
-		if l.enter(from) {
-			return &limitedConn{Conn: conn, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
+		conn := &limitedConn{Conn: accepted, listener: l, from: sourceOf(accepted)}
+		replaced, ok := l.enter(conn)
+		if replaced != nil {
+			l.refusals.report(replaced.RemoteAddr(), errSilent, "xds connection closed")
+			replaced.Conn.Close() // Nothing was written that could be lost.
 		}
-		l.refusals.report(conn.RemoteAddr(), errTooMany, "xds connection refused")
-		conn.Close() // Nothing was written that could be lost.
+		if ok {
+			return conn, nil
+		}
+		l.refusals.report(accepted.RemoteAddr(), errTooMany, "xds connection refused")
+		accepted.Close() // The same.
 	}
 }
 
-func (l *limitedListener) enter(from netip.Addr) bool {
+// enter counts a connection, if there is room, or if there is one in whose place it comes.
+func (l *limitedListener) enter(c *limitedConn) (replaced *limitedConn, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all == l.most || l.from[from] == l.mostOne {
-		return false
+	of := l.from[c.from]
+	if of == nil {
+		of = &connections{}
 	}
-	l.all++
-	l.from[from]++
-	return true
+	var full *connections
+	switch {
+	case of.count == l.mostOne:
+		full = of
+	case l.all.count == l.most:
+		full = &l.all
+	}
+	if full != nil {
+		oldest := full.silent.Front()
+		if oldest == nil {
+			return nil, false
+		}
+		replaced = oldest.Value.(*limitedConn)
+		l.remove(replaced)
+	}
+	l.from[c.from] = of // Also if the one that was replaced was its last.
+	for _, in := range []*connections{of, &l.all} {
+		in.count++
+	}
+	c.inAddress, c.inAll = of.silent.PushBack(c), l.all.silent.PushBack(c)
+	return replaced, true
 }
 
-func (l *limitedListener) leave(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all--
-	if l.from[from]--; l.from[from] == 0 {
-		delete(l.from, from)
+// remove forgets a connection.
+func (l *limitedListener) remove(c *limitedConn) {
+	if c.left {
+		return
 	}
+	c.left = true
+	l.speaks(c)
+	l.all.count--
+	of := l.from[c.from]
+	if of.count--; of.count == 0 {
+		delete(l.from, c.from)
+	}
+}
+
+// speaks takes a connection out of those without an authenticated client.
+func (l *limitedListener) speaks(c *limitedConn) {
+	if c.inAddress == nil {
+		return
+	}
+	l.from[c.from].silent.Remove(c.inAddress)
+	l.all.silent.Remove(c.inAll)
+	c.inAddress, c.inAll = nil, nil
 }
 
 // sourceOf returns the address that a connection comes from, without its port.
@@ -84,11 +140,36 @@ func sourceOf(conn net.Conn) netip.Addr {
 // limitedConn is a connection that is counted until it is closed.
 type limitedConn struct {
 	net.Conn
-	leave func()
+	listener *limitedListener
+	from     netip.Addr
+
+	// The listener's lock guards what follows.
+	left             bool
+	inAddress, inAll *list.Element // In connections.silent; nil once there is an authenticated client.
 }
 
 // Close closes the connection.
 func (c *limitedConn) Close() error {
-	c.leave()
+	c.listener.mu.Lock()
+	c.listener.remove(c)
+	c.listener.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// authenticated records that the connection has an authenticated client.
+func (c *limitedConn) authenticated() {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.listener.speaks(c)
+}
+
+// connOf returns the connection of an RPC, nil if it is not limited.
+func connOf(ctx context.Context) *limitedConn {
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(connInfo); ok {
+			conn, _ := info.conn.(*limitedConn)
+			return conn
+		}
+	}
+	return nil
 }

@@ -29,7 +29,7 @@ func TestLimitedListener(t *testing.T) {
 			}
 			defer inner.Close()
 			var log bytes.Buffer
-			l := &limitedListener{Listener: inner, refusals: newRefusals(&log), most: test.most, mostOne: test.mostOne, from: map[netip.Addr]int{}}
+			l := newLimitedListener(inner, newRefusals(&log), test.most, test.mostOne)
 			accepted := make(chan net.Conn)
 			go func() {
 				defer close(accepted)
@@ -38,6 +38,7 @@ func TestLimitedListener(t *testing.T) {
 					if err != nil {
 						return
 					}
+					conn.(*limitedConn).authenticated()
 					accepted <- conn
 				}
 			}()
@@ -70,8 +71,51 @@ func TestLimitedListener(t *testing.T) {
 			if !strings.Contains(log.String(), "too many connections") {
 				t.Errorf("the log says %q", log.String())
 			}
-			if l.all != 1 || len(l.from) != 1 {
-				t.Errorf("%d connections from %d addresses are counted, want the one that is open", l.all, len(l.from))
+			if l.all.count != 1 || len(l.from) != 1 {
+				t.Errorf("%d connections from %d addresses are counted, want the one that is open", l.all.count, len(l.from))
+			}
+		})
+	}
+}
+
+// Of connections that are too many, the oldest one without an authenticated client makes room for another.
+func TestSilentConnectionsMakeRoom(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		most, mostOne int
+	}{{"in all", 3, 9}, {"from one address", 9, 3}} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newLimitedListener(nil, newRefusals(io.Discard), test.most, test.mostOne)
+			connect := func() (conn, replaced *limitedConn, ok bool) {
+				conn = &limitedConn{listener: l, from: netip.MustParseAddr("192.0.2.1")}
+				replaced, ok = l.enter(conn)
+				return conn, replaced, ok
+			}
+			var conns []*limitedConn
+			for range 3 {
+				conn, _, _ := connect()
+				conns = append(conns, conn)
+			}
+			conns[0].authenticated()
+			conns[0].authenticated() // Each stream says so.
+			for i := 1; i < 100; i++ {
+				conn, replaced, ok := connect()
+				if !ok || replaced != conns[i] {
+					t.Fatalf("connection %d: accepted %t, in place of another than the oldest silent one", i, ok)
+				}
+				conns = append(conns, conn)
+				l.mu.Lock()
+				l.remove(replaced) // Its reader closes it, too.
+				l.mu.Unlock()
+			}
+			for _, conn := range conns[100:] {
+				conn.authenticated()
+			}
+			if _, _, ok := connect(); ok {
+				t.Error("one too many is accepted, though all others have authenticated")
+			}
+			if l.all.count != 3 || l.all.silent.Len() != 0 {
+				t.Errorf("%d connections are counted, %d of them silent, want 3 and 0", l.all.count, l.all.silent.Len())
 			}
 		})
 	}

@@ -3,8 +3,10 @@ package ads
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	endpointservicepb "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
@@ -123,6 +125,31 @@ func TestLimits(t *testing.T) {
 	if got := len(c.Status()); got != 1 {
 		t.Errorf("the cache has %d subscriptions, want that of the agent alone", got)
 	}
+}
+
+// TestSilentConnections: connections that say nothing keep out nobody, also not who comes from the same address.
+func TestSilentConnections(t *testing.T) {
+	c := limited(t)
+	c.publish(units(t, web("10.1.0.1")))
+	before := c.deltaOf("agent")
+	before.subscribe(clusters)
+	before.take(clusters, []string{webCluster}, nil)
+	for range 1500 {
+		conn, err := net.Dial("tcp", c.conn.Target())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	began := time.Now()
+	c.conn = dial(t, c.conn.Target())
+	n := c.deltaOf("agent")
+	n.subscribe(clusters)
+	n.take(clusters, []string{webCluster}, nil)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("an agent was served after %v", took)
+	}
+	before.wantNothing()
 }
 
 // TestStreamLimit: an identity has as many streams as it may, on all connections together.

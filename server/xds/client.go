@@ -54,19 +54,19 @@ func (s limitedStream) Context() context.Context { return s.ctx }
 // RecvMsg receives a request. One that is too large is not decoded, and ends the stream with the reason: go-control-plane's
 // servers take every error for the end of what the client sends.
 func (s limitedStream) RecvMsg(m any) error {
-	if s.maxRequest == 0 {
-		return s.ServerStream.RecvMsg(m)
-	}
 	sized := &sizedMessage{message: m, most: s.maxRequest}
 	err := s.ServerStream.RecvMsg(sized)
 	if sized.tooLarge != nil {
 		s.end(sized.tooLarge)
 		return sized.tooLarge
 	}
+	if conn := connOf(s.ctx); conn != nil && err == nil {
+		conn.unused.Store(0)
+	}
 	return err
 }
 
-// sizedMessage is a message to decode from at most so many bytes.
+// sizedMessage is a message to decode from at most so many bytes; 0 means any number.
 type sizedMessage struct {
 	message  any
 	most     int
@@ -83,7 +83,7 @@ func (c sizeLimitingCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	if n := data.Len(); n > sized.most {
+	if n := data.Len(); sized.most > 0 && n > sized.most {
 		sized.tooLarge = status.Errorf(codes.ResourceExhausted,
 			"the request has %d bytes, and one of a client of this kind may have %d: subscribe to fewer resources at once", n, sized.most)
 		return nil

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 )
 
 // How many connections there may be, in all and from one address. A node has one, and its pods that speak gRPC xDS may
@@ -18,9 +20,15 @@ const (
 	maxConnectionsPerAddress = 1024
 )
 
+// maxUnusedStreams is how many streams a connection may open without a request of an authenticated client on any of them.
+// gRPC starts a goroutine for each stream, also for one that is reset at once, which costs its client nothing. It is twice
+// what may be open at a time, so that a client whose streams all wait to be authenticated stays.
+const maxUnusedStreams = 2 * maxStreams
+
 var (
 	errTooMany = errors.New("there are too many connections")
 	errSilent  = errors.New("there are too many connections, and this one has been without an authenticated client for the longest time")
+	errUnused  = errors.New("too many streams were opened and ended without a request of an authenticated client")
 )
 
 // limitedListener closes connections when there are too many: the one of those without an authenticated client that has
@@ -142,6 +150,7 @@ type limitedConn struct {
 	net.Conn
 	listener *limitedListener
 	from     netip.Addr
+	unused   atomic.Int32 // Streams since the last request of an authenticated client.
 
 	// The listener's lock guards what follows.
 	left             bool
@@ -172,4 +181,13 @@ func connOf(ctx context.Context) *limitedConn {
 		}
 	}
 	return nil
+}
+
+// tap counts the streams of connections, before gRPC starts a goroutine for each.
+func (s *Server) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	if c := connOf(ctx); c != nil && s.cfg.Authenticate != nil && c.unused.Add(1) > maxUnusedStreams {
+		s.refusals.report(c.RemoteAddr(), errUnused, "xds connection closed")
+		c.Close()
+	}
+	return ctx, nil
 }

@@ -152,6 +152,7 @@ func (s *Server) options(network string) []grpc.ServerOption {
 	}
 	return []grpc.ServerOption{
 		grpc.Creds(connCredentials{s.cfg.Credentials, s.refusals}),
+		grpc.InTapHandle(s.tap),
 		grpc.StreamInterceptor(s.authenticated),
 		grpc.ForceServerCodecV2(sizeLimitingCodec{encoding.GetCodecV2("proto")}),
 		grpc.ConnectionTimeout(handshakeTimeout),

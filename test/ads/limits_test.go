@@ -3,6 +3,7 @@ package ads
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -150,6 +151,61 @@ func TestSilentConnections(t *testing.T) {
 		t.Errorf("an agent was served after %v", took)
 	}
 	before.wantNothing()
+}
+
+// TestUnusedStreams: a client that opens streams and resets them, which costs it nothing, loses its connection.
+//
+//  1. An agent opens many streams, uses and ends them: the connection stays.
+//  2. On the same connection a client without a token, or one with, opens and resets as many without a request: the log says
+//     that the connection is closed.
+//  3. On another one an agent is served.
+func TestUnusedStreams(t *testing.T) {
+	for _, client := range []string{"", "agent"} {
+		t.Run("client "+client, func(t *testing.T) {
+			logged := make(logs, 1000)
+			c := serve(t, xds.Config{Log: slog.New(slog.NewTextHandler(logged, nil)), Authenticate: func(ctx context.Context) (xds.Client, error) {
+				if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("client")) == 0 {
+					return xds.Client{}, status.Error(codes.Unauthenticated, "no token")
+				}
+				return xds.Client{Identity: "agent"}, nil
+			}})
+			c.publish(units(t, web("10.1.0.1")))
+			ctx := context.Background()
+			if client != "" {
+				ctx = metadata.AppendToOutgoingContext(ctx, "client", client)
+			}
+			for range 250 {
+				n := c.deltaOf("agent")
+				n.subscribe(clusters)
+				n.take(clusters, []string{webCluster}, nil)
+				n.cancel()
+			}
+			for len(logged) > 0 {
+				if line := <-logged; strings.Contains(line, "xds connection closed") {
+					t.Fatal(line)
+				}
+			}
+			eventually(t, "the connection is closed", func() bool {
+				for range 50 { // gRPC does not send a stream that is reset before its turn to be written.
+					reset, cancel := context.WithCancel(ctx)
+					if _, err := c.ads().DeltaAggregatedResources(reset); err != nil && status.Code(err) != codes.Unavailable {
+						t.Error(err)
+					}
+					cancel()
+				}
+				for len(logged) > 0 {
+					if strings.Contains(<-logged, "too many streams were opened and ended without a request") {
+						return true
+					}
+				}
+				return false
+			})
+			c.conn = dial(t, c.conn.Target())
+			n := c.deltaOf("agent")
+			n.subscribe(clusters)
+			n.take(clusters, []string{webCluster}, nil)
+		})
+	}
 }
 
 // TestStreamLimit: an identity has as many streams as it may, on all connections together.

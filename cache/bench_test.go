@@ -50,7 +50,7 @@ func subscribe(b *testing.B, c *cache.Cache, id string, names []string) *benchCl
 	n := &benchClient{
 		b:         b,
 		node:      &corepb.Node{Id: id},
-		stream:    c.OpenStream(0),
+		stream:    c.OpenStream(cache.StreamConfig{}),
 		sub:       gcpstream.NewDeltaSubscription(names, nil, nil, false),
 		responses: make(chan gcpcache.DeltaResponse, 20),
 	}

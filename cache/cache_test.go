@@ -36,7 +36,7 @@ func (u counting) Resources(variant string) ([]cache.Resource, error) {
 // connect opens a stream of a node that asks for all assignments, and returns it with its channel.
 func connect(t *testing.T, c *cache.Cache, node, zone string) (*cache.Stream, chan gcpcache.DeltaResponse) {
 	t.Helper()
-	stream, responses := c.OpenStream(0), make(chan gcpcache.DeltaResponse, 20)
+	stream, responses := c.OpenStream(cache.StreamConfig{}), make(chan gcpcache.DeltaResponse, 20)
 	names := []string{"*"}
 	req := &discoverypb.DeltaDiscoveryRequest{
 		Node: &corepb.Node{Id: node, Locality: &corepb.Locality{Zone: zone}}, TypeUrl: assignments, ResourceNamesSubscribe: names,
@@ -101,7 +101,7 @@ func TestSotwResponseIsDropped(t *testing.T) {
 		c.Publish(cache.Update{Contributions: map[string]cache.Contribution{"default/web": assignment(t, names[0], factor)}})
 	}
 	publish(1)
-	stream, responses := c.OpenStream(0), make(chan gcpcache.Response, 10)
+	stream, responses := c.OpenStream(cache.StreamConfig{}), make(chan gcpcache.Response, 10)
 	defer stream.Close()
 	sub := gcpstream.NewSotwSubscription(names, false)
 	request := func(nonce string) func() {
@@ -149,7 +149,7 @@ func TestDeriveWithoutTheLock(t *testing.T) {
 		return assignment(t, name, 1).Resource, name != "nothing"
 	}})
 	c.Publish(cache.Update{})
-	stream, responses := c.OpenStream(0), make(chan gcpcache.DeltaResponse, 20)
+	stream, responses := c.OpenStream(cache.StreamConfig{}), make(chan gcpcache.DeltaResponse, 20)
 	defer stream.Close()
 	sub := gcpstream.NewDeltaSubscription(nil, nil, nil, false)
 	ask := func(names ...string) *discoverypb.DeltaDiscoveryResponse {

@@ -24,8 +24,8 @@ const maxUnacknowledged = 64
 // Stream is what one client was sent, over one gRPC stream, and what it has yet to be sent. Its methods are called by
 // go-control-plane's server on the goroutine of the stream. Its state is guarded by the cache's lock.
 type Stream struct {
-	cache    *Cache
-	maxNames int // Of one type; 0 means any number.
+	cache *Cache
+	cfg   StreamConfig
 
 	node, zone string          // Of the client, from its first request. node is "" until then.
 	view       model.View      // Meaningful from then on.
@@ -37,14 +37,20 @@ type Stream struct {
 
 var _ gcpcache.ConfigWatcher = (*Stream)(nil)
 
+// StreamConfig is what may differ between streams. The zero value suits a client that is trusted.
+type StreamConfig struct {
+	// MaxNames is how many names of a type the client may subscribe to one by one. If it is set, the client may also leave
+	// no more than maxUnacknowledged responses of a type unanswered. Else a watch fails with ResourceExhausted. 0 means no limit.
+	MaxNames int
+	// Nacked is called, as Observer.Nacked is, when the client has rejected a response. May be nil.
+	Nacked func(typeURL, detail string)
+}
+
 // OpenStream returns the state of a new stream. Close must be called when the stream ends.
-//
-// The client may subscribe to maxNames names of a type one by one, and may leave maxUnacknowledged responses of a type
-// unanswered; else a watch fails with ResourceExhausted. Zero means that the client is trusted not to ask for too much.
 //
 // go-control-plane's server passes its cache neither the stream that a watch belongs to nor the stream's end. So each
 // stream has a server and a ConfigWatcher of its own, and nothing is kept for a client that has disconnected.
-func (c *Cache) OpenStream(maxNames int) *Stream { return &Stream{cache: c, maxNames: maxNames} }
+func (c *Cache) OpenStream(cfg StreamConfig) *Stream { return &Stream{cache: c, cfg: cfg} }
 
 // Close removes the stream from the cache. Watches can no longer be created.
 func (s *Stream) Close() {
@@ -117,7 +123,7 @@ func (s *Stream) watch(req request, sub gcpcache.Subscription, take func(*subscr
 	v := take(t)
 	cancel = t.open()
 	s.flush()
-	if s.maxNames > 0 && len(t.inFlight) > maxUnacknowledged {
+	if s.cfg.MaxNames > 0 && len(t.inFlight) > maxUnacknowledged {
 		c.unlockAndReport()
 		return nil, status.Errorf(codes.ResourceExhausted, "%d responses of %s are not acknowledged: answer each with its nonce", len(t.inFlight), t.typeURL)
 	}
@@ -125,6 +131,9 @@ func (s *Stream) watch(req request, sub gcpcache.Subscription, take func(*subscr
 	c.unlockAndReport()
 
 	// The observer may call the cache, so it is called without the lock.
+	if v.nacked && s.cfg.Nacked != nil {
+		s.cfg.Nacked(t.typeURL, v.detail)
+	}
 	if c.observer != nil {
 		v.report(c.observer, s.node, t.typeURL)
 	}
@@ -134,8 +143,8 @@ func (s *Stream) watch(req request, sub gcpcache.Subscription, take func(*subscr
 // takeIn returns what follows from the names that the client subscribes to, if they are not too many. It runs on the
 // goroutine of the stream, which alone alters the stream's list of subscriptions and what is derived from their names.
 func (s *Stream) takeIn(typeURL string, names map[string]struct{}) (derived map[string]*entry, err error) {
-	if s.maxNames > 0 && len(names) > s.maxNames {
-		return nil, status.Errorf(codes.ResourceExhausted, "a client of this kind may subscribe to %d resources of a type: %s has %d", s.maxNames, typeURL, len(names))
+	if s.cfg.MaxNames > 0 && len(names) > s.cfg.MaxNames {
+		return nil, status.Errorf(codes.ResourceExhausted, "a client of this kind may subscribe to %d resources of a type: %s has %d", s.cfg.MaxNames, typeURL, len(names))
 	}
 	var before map[string]*entry
 	if t := s.find(typeURL); t != nil {

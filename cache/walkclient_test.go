@@ -111,7 +111,7 @@ func (n *walkClient) connect(ctx context.Context) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		s := n.cache.OpenStream(0)
+		s := n.cache.OpenStream(cache.StreamConfig{})
 		defer s.Close()
 		legacy := gcpdelta.DeactivateLegacyWildcardForTypes([]string{assignments, frontends})
 		if err := gcpdelta.NewServer(ctx, s, nil, legacy).DeltaStreamHandler(stream, ""); err != nil && ctx.Err() == nil {

@@ -25,10 +25,21 @@ type refusals struct {
 
 type refusal struct{ message, address, reason string }
 
-// repetition counts a refusal since it was last logged.
+// repetition counts what repeats since it was last logged. The zero value has not been logged.
 type repetition struct {
 	logged  time.Time
 	omitted int
+}
+
+// admit reports whether it is to be logged again, and how often it was not since it last was.
+func (r *repetition) admit(now time.Time) (omitted int, ok bool) {
+	if !r.logged.IsZero() && now.Sub(r.logged) < refusalInterval {
+		r.omitted++
+		return 0, false
+	}
+	omitted = r.omitted
+	*r = repetition{logged: now}
+	return omitted, true
 }
 
 // report logs a refusal with its reason, unless it is one too many. When the same is logged again, the line has the
@@ -65,14 +76,8 @@ func (r *refusals) admit(key refusal, now time.Time) (omitted int, ok bool) {
 		if len(r.seen) >= maxRefusals {
 			return 0, false
 		}
-		r.seen[key] = &repetition{logged: now}
-		return 0, true
+		again = &repetition{}
+		r.seen[key] = again
 	}
-	if now.Sub(again.logged) < refusalInterval {
-		again.omitted++
-		return 0, false
-	}
-	omitted = again.omitted
-	*again = repetition{logged: now}
-	return omitted, true
+	return again.admit(now)
 }

@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -12,8 +13,6 @@ import (
 	gcpsotw "github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	gcpstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	gcpserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 )
@@ -74,12 +73,15 @@ type client struct {
 	stream *cache.Stream
 	log    *slog.Logger
 	node   *corepb.Node // From the last request that had one; clients mostly send it once.
+	nacks  repetition   // Of all types together.
 }
 
 // newClient enters a stream in the cache.
 func (s *Server) newClient(ctx context.Context, protocol string) *client {
 	log := s.cfg.Log.With("protocol", protocol, "peer", addressOf(ctx).String())
-	return &client{server: s, ctx: ctx, stream: s.cfg.Cache.OpenStream(limitsOf(ctx).Names), log: log}
+	c := &client{server: s, ctx: ctx, log: log}
+	c.stream = s.cfg.Cache.OpenStream(cache.StreamConfig{MaxNames: limitsOf(ctx).Names, Nacked: c.nacked})
+	return c
 }
 
 // close ends the client's stream in the cache.
@@ -94,16 +96,16 @@ func (c *client) close() {
 func (c *client) callbacks() gcpserver.CallbackFuncs {
 	return gcpserver.CallbackFuncs{
 		StreamRequestFunc: func(_ int64, req *discoverypb.DiscoveryRequest) error {
-			return c.request(req.GetNode(), req.GetTypeUrl(), status.FromProto(req.GetErrorDetail()))
+			return c.request(req.GetNode(), req.GetTypeUrl())
 		},
 		StreamDeltaRequestFunc: func(_ int64, req *discoverypb.DeltaDiscoveryRequest) error {
-			return c.request(req.GetNode(), req.GetTypeUrl(), status.FromProto(req.GetErrorDetail()))
+			return c.request(req.GetNode(), req.GetTypeUrl())
 		},
 	}
 }
 
 // request decides whether a request may have an effect. An error ends the stream.
-func (c *client) request(node *corepb.Node, typeURL string, verdict *status.Status) error {
+func (c *client) request(node *corepb.Node, typeURL string) error {
 	first := c.node == nil
 	if node != nil {
 		c.node = node
@@ -115,10 +117,22 @@ func (c *client) request(node *corepb.Node, typeURL string, verdict *status.Stat
 		c.log = c.log.With("node", c.node.GetId())
 		c.log.Info("xds stream opened")
 	}
-	if verdict.Code() != codes.OK {
-		c.log.Error("client rejected resources",
-			"type", typeURL, "detail", verdict.Message(),
-			"effect", "the client goes on with what it had for the resources named in the detail; they are not sent again until they change")
-	}
 	return nil
+}
+
+// nacked logs that the client has rejected a response, once in refusalInterval, with how often that was left out: the status
+// of the node has the last reason. The cache calls it for responses that it has sent, with an excerpt of the reason.
+func (c *client) nacked(typeURL, detail string) {
+	omitted, ok := c.nacks.admit(time.Now())
+	if !ok {
+		return
+	}
+	args := []any{
+		"type", typeURL, "detail", detail,
+		"effect", "the client goes on with what it had for the resources named in the detail; they are not sent again until they change",
+	}
+	if omitted > 0 {
+		args = append(args, "omitted", omitted)
+	}
+	c.log.Error("client rejected resources", args...)
 }

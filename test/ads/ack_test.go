@@ -1,7 +1,14 @@
 package ads
 
 import (
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
+
+	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/xds"
@@ -115,4 +122,51 @@ func TestSubscriptionsInFlight(t *testing.T) {
 		t.Error("the client should have the second assignment alone")
 	}
 	n.wantNothing()
+}
+
+// TestNacksInTheLog: what a client rejects is in the log, but a client cannot fill it.
+//
+//  1. A client rejects responses that it was never sent, with long reasons: nothing is logged.
+//  2. It rejects one that it was sent, with a reason of a megabyte: a line of at most some kilobytes is.
+//  3. It rejects many more within ten seconds: nothing is logged, and the status has the last reason.
+func TestNacksInTheLog(t *testing.T) {
+	logged := make(logs, 1000)
+	c := serve(t, xds.Config{Log: slog.New(slog.NewTextHandler(logged, nil))})
+	c.publish(units(t, web("10.1.0.1")))
+	n := c.delta("n1", "z1")
+	n.subscribe(assignments, webAssignment)
+	m := n.want(assignments, []string{webAssignment}, nil)
+	wantLines := func(want int, when string) {
+		t.Helper()
+		n.wantNothing() // What was said before has been handled.
+		got := 0
+		for len(logged) > 0 {
+			if line := <-logged; strings.Contains(line, "rejected") {
+				got++
+				if len(line) > 4096 {
+					t.Errorf("%s: a line has %d bytes", when, len(line))
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %d lines, want %d", when, got, want)
+		}
+	}
+	long := strings.Repeat("long ", 1<<18)
+	for i := range 20 {
+		n.send(&discoverypb.DeltaDiscoveryRequest{
+			TypeUrl: assignments, ResponseNonce: fmt.Sprint("invented ", i), ErrorDetail: status.New(codes.InvalidArgument, long).Proto(),
+		})
+	}
+	wantLines(0, "nonces that were never sent")
+	n.nack(m, long)
+	wantLines(1, "a response that was sent")
+	for i := range 20 {
+		c.publish(units(t, web(fmt.Sprintf("10.1.0.%d", 2+i))))
+		n.nack(n.want(assignments, []string{webAssignment}, nil), fmt.Sprint("reason ", i))
+	}
+	wantLines(0, "again and again")
+	if got := c.Status()[0]; got.Nack != "reason 19" {
+		t.Errorf("status %+v", got)
+	}
 }

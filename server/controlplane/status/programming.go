@@ -54,11 +54,8 @@ func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	}
 }
 
-// Nacked counts and logs that a client rejected what it was sent.
-func (t *Tracker) Nacked(node, typeURL, detail string) {
-	t.metrics.responded(typeURL, "nack")
-	t.log.Warn("a client rejected resources and keeps what it had", "node", node, "type", typeURL, "detail", detail)
-}
+// Nacked counts that a client rejected what it was sent; the server of xDS logs it.
+func (t *Tracker) Nacked(_, typeURL, _ string) { t.metrics.responded(typeURL, "nack") }
 
 // applied returns the last publish of which the node has everything that it subscribes to.
 func (t *Tracker) applied(node string) uint64 {

@@ -40,34 +40,38 @@ type frontendSpec struct {
 	port int // Index in Service.Ports.
 }
 
-// frontendSpecs returns the frontends that a Service asks for, each claim once, in order of kind, then port. A family that the
-// Service has no cluster IP of has no frontends of any kind, as in kube-proxy.
+// specOrder is the order in which a Service's frontends count towards MaxFrontends: what grows with the object before what
+// grows with the product of its lists.
+var specOrder = [...]model.Kind{model.ClusterIP, model.NodePort, model.LoadBalancer, model.ExternalIP}
+
+// frontendSpecs returns the frontends that a Service asks for, each claim once, in order of specOrder, then port; at most
+// MaxFrontends. A family that the Service has no cluster IP of has no frontends of any kind, as in kube-proxy.
 func frontendSpecs(s *model.Service) []frontendSpec {
 	var all []frontendSpec
 	seen := map[claim]bool{}
-	add := func(kind model.Kind, address netip.Addr, family model.Family, i int, number uint16) {
+	add := func(kind model.Kind, address netip.Addr, family model.Family, i int, number uint16) (room bool) {
 		c := claim{address, family, number, s.Ports[i].Protocol}
 		if !seen[c] {
 			seen[c] = true
 			all = append(all, frontendSpec{c, kind, i})
 		}
+		return len(all) < MaxFrontends
 	}
-	addresses := func(kind model.Kind, of []netip.Addr) {
+	addresses := addressesOf(s)
+	for _, kind := range specOrder {
 		for i, p := range s.Ports {
-			for _, a := range of {
-				if family := model.FamilyOf(a); hasFamily(s, family) {
-					add(kind, a, family, i, p.Port)
+			if kind == model.NodePort {
+				for _, family := range families {
+					if p.NodePort != 0 && hasFamily(s, family) && !add(kind, netip.Addr{}, family, i, p.NodePort) {
+						return all
+					}
 				}
+				continue
 			}
-		}
-	}
-	addresses(model.ClusterIP, s.ClusterIPs)
-	addresses(model.LoadBalancer, s.LoadBalancerIPs)
-	addresses(model.ExternalIP, s.ExternalIPs)
-	for i, p := range s.Ports {
-		for _, family := range families {
-			if p.NodePort != 0 && hasFamily(s, family) {
-				add(model.NodePort, netip.Addr{}, family, i, p.NodePort)
+			for _, a := range addresses[kind] {
+				if !add(kind, a, model.FamilyOf(a), i, p.Port) {
+					return all
+				}
 			}
 		}
 	}

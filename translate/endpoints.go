@@ -26,8 +26,10 @@ func (c candidate) draining() bool {
 // are gathered once, so that choosing for one more view costs nothing.
 type pool struct {
 	id         model.ServicePort
+	port       model.Port
 	family     model.Family
 	candidates []candidate // In order of address, then port; each address:port once.
+	found      int         // How many candidates there were before bounded, of those that may get connections.
 	versions   []model.ObjectVersion
 
 	anyReady, anyDraining bool

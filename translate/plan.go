@@ -1,16 +1,11 @@
 package translate
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
-
-// MaxEndpoints is how many endpoints one set holds at most: as many as fit the 4 MiB that gRPC receives as one message
-// by default, since an assignment cannot be split. Of more, the first in order are used and a Problem says so.
-const MaxEndpoints = 65536
 
 // Plan is how one Service is forwarded on all nodes. It is immutable and safe for concurrent use.
 type Plan struct {
@@ -40,18 +35,15 @@ func newPlan(s *model.Service, sorted []*model.EndpointSlice, granted []frontend
 		if !ok {
 			i = len(p.pools)
 			index[key] = i
-			port := s.Ports[w.port]
-			p.pools = append(p.pools, &pool{
-				id:         s.ID(port),
-				family:     w.family,
-				candidates: gather(sorted, port, w.family),
-				versions:   latest(s, sorted, w.family),
-			})
+			p.pools = append(p.pools, &pool{id: s.ID(s.Ports[w.port]), port: s.Ports[w.port], family: w.family, versions: latest(s, sorted, w.family)})
 		}
 		inside, outside := policies(s, w.kind)
 		p.pools[i].usesCluster = p.pools[i].usesCluster || inside == model.Cluster || outside == model.Cluster
 		p.pools[i].usesLocal = p.pools[i].usesLocal || inside == model.Local || outside == model.Local
 		p.frontends = append(p.frontends, plannedFrontend{w, i})
+	}
+	for _, pool := range p.pools {
+		pool.candidates, pool.found = bounded(gather(sorted, pool.port, pool.family), MaxServiceEndpoints/len(p.pools))
 	}
 	for _, pool := range p.pools {
 		pool.summarize()
@@ -130,21 +122,28 @@ func (p *Plan) frontendsOf(v model.View) []model.Frontend {
 	for i, pool := range p.pools {
 		sets[i] = pool.sets(v)
 	}
+	ranges := map[model.Family]*model.SourceRanges{}
+	for _, family := range families {
+		ranges[family] = sourceRanges(p.service, family)
+	}
 	frontends := make([]model.Frontend, len(p.frontends))
 	for i, f := range p.frontends {
 		port := p.service.Ports[f.port]
 		frontends[i] = model.Frontend{
-			Address:      f.address,
-			Family:       f.family,
-			Port:         f.frontendSpec.claim.port,
-			Protocol:     f.protocol,
-			Kind:         f.kind,
-			ServicePort:  p.service.ID(port),
-			PortName:     port.Name,
-			Routes:       routes(p.service, f.kind, sets[f.pool]),
-			Direct:       direct(p.service, f.protocol),
-			SourceRanges: sourceRanges(p.service, f.kind, f.family),
-			HealthCheck:  p.ready.check(p.service, f.kind, f.family, v.Node),
+			Address:     f.address,
+			Family:      f.family,
+			Port:        f.frontendSpec.claim.port,
+			Protocol:    f.protocol,
+			Kind:        f.kind,
+			ServicePort: p.service.ID(port),
+			PortName:    port.Name,
+			Routes:      routes(p.service, f.kind, sets[f.pool]),
+			Direct:      direct(p.service, f.protocol),
+			HealthCheck: p.ready.check(p.service, f.kind, f.family, v.Node),
+		}
+		// Only a load balancer's address is limited: a client that reaches the Service by another way has not come through it.
+		if f.kind == model.LoadBalancer {
+			frontends[i].SourceRanges = ranges[f.family]
 		}
 	}
 	return frontends
@@ -197,22 +196,4 @@ func (p *pool) count(use func(candidate) Use) int {
 		}
 	}
 	return n
-}
-
-// problems returns what is wrong with the Service as a whole.
-func (p *Plan) problems() []model.Problem {
-	var all []model.Problem
-	for _, pool := range p.pools {
-		n := pool.count(func(c candidate) Use { return usable(c, !pool.anyReady) })
-		if n <= MaxEndpoints {
-			continue
-		}
-		all = append(all, model.Problem{
-			Object: object(p.service.Key),
-			Reason: model.TooManyEndpoints,
-			Message: fmt.Sprintf("port %s has %d %s endpoints, but a node can take %d: only the first of them, by address, get connections; spread the pods over several Services",
-				pool.id.Port, n, pool.family, MaxEndpoints),
-		})
-	}
-	return all
 }

@@ -66,17 +66,18 @@ func (s sets) route(policy model.TrafficPolicy, source model.Source) model.Route
 	}
 }
 
-// sourceRanges returns who may dial a frontend of a kind. Only a load balancer's address is limited: a client that reaches the
-// Service by another way has not come through the load balancer.
-func sourceRanges(s *model.Service, kind model.Kind, family model.Family) *model.SourceRanges {
+// sourceRanges returns who may dial the frontends of a Service's load balancer in a family; nil if everybody may. All of them
+// share the value.
+func sourceRanges(s *model.Service, family model.Family) *model.SourceRanges {
 	prefixes, bound := s.SourceRanges[family]
-	if kind != model.LoadBalancer || !bound {
+	if !bound {
 		return nil
 	}
 	other := func(a netip.Addr) bool { return model.FamilyOf(a) != family }
-	addresses := slices.DeleteFunc(slices.Clone(s.LoadBalancerIPs), other)
+	addresses := slices.DeleteFunc(addressesOf(s)[model.LoadBalancer], other)
 	slices.SortFunc(addresses, netip.Addr.Compare)
-	return &model.SourceRanges{Prefixes: prefixes, Addresses: slices.Compact(addresses)}
+	most := entriesOf(s, family)
+	return &model.SourceRanges{Prefixes: prefixes[:min(len(prefixes), most)], Addresses: addresses[:min(len(addresses), most)]}
 }
 
 // direct decides whether the kernel forwards a port of a Service by itself. Envoy forgets which client had which endpoint when

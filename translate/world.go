@@ -22,7 +22,7 @@ type World struct {
 	nodes    map[string]*model.Node
 	claims   registry
 	changed  map[model.ServiceKey]bool
-	large    map[model.ServiceKey]bool // Services with more endpoints than one set can hold.
+	large    map[model.ServiceKey]bool // Services that may exceed a bound.
 	problems map[string][]model.Problem
 	legacy   map[model.ServiceKey][]model.Problem // Of v1 Endpoints, which matter unless the Service has slices.
 }
@@ -96,6 +96,7 @@ func (w *World) setService(key model.ServiceKey, s *model.Service) {
 	}
 	w.claims.replace(e.service, s, w.touch)
 	e.service = s
+	w.measure(key, e)
 	w.touch(key)
 	w.release(key)
 }
@@ -128,13 +129,18 @@ func (w *World) putSlice(service model.ServiceKey, name string, s *model.Endpoin
 		e.size += len(s.Endpoints)
 		e.slices[name] = s
 	}
-	if e.size > MaxEndpoints {
-		w.large[service] = true
-	} else {
-		delete(w.large, service)
-	}
+	w.measure(service, e)
 	if e.service != nil {
 		w.touch(service)
+	}
+}
+
+// measure records whether a Service may exceed a bound.
+func (w *World) measure(key model.ServiceKey, e *entry) {
+	if mayExceed(e.service, e.size) {
+		w.large[key] = true
+	} else {
+		delete(w.large, key)
 	}
 }
 

@@ -22,20 +22,22 @@ func (p Problem) Compare(o Problem) int {
 
 // The reasons.
 const (
-	InvalidObject     Reason = "InvalidObject"     // Cannot be read as what it claims to be.
-	InvalidName       Reason = "InvalidName"       // Not a name that Kubernetes accepts.
-	InvalidAddress    Reason = "InvalidAddress"    // Not an address, or one that nothing can be forwarded to.
-	InvalidPort       Reason = "InvalidPort"       // Not a port that can be served.
-	InvalidField      Reason = "InvalidField"      // A field that its object does not have, or has twice.
-	InvalidValue      Reason = "InvalidValue"      // A field with a value outside its closed list.
-	UnknownProtocol   Reason = "UnknownProtocol"   // Neither TCP, UDP nor SCTP.
-	WrongFamily       Reason = "WrongFamily"       // An address of another family than its object's.
-	DuplicateFrontend Reason = "DuplicateFrontend" // Another Service has the address, port and protocol.
-	DuplicateObject   Reason = "DuplicateObject"   // Two manifests describe the same object.
-	TooManyEndpoints  Reason = "TooManyEndpoints"  // More endpoints than one assignment can carry.
-	UnsupportedObject Reason = "UnsupportedObject" // An object in whose place another kind or version is needed.
-	UnknownNode       Reason = "UnknownNode"       // A view of a node that no object describes.
-	PortUnavailable   Reason = "PortUnavailable"   // A port that a node cannot listen on.
-	UnknownPods       Reason = "UnknownPods"       // A node that cannot distinguish its pods from outsiders.
-	Unreadable        Reason = "Unreadable"        // A file that cannot be read or parsed.
+	InvalidObject       Reason = "InvalidObject"       // Cannot be read as what it claims to be.
+	InvalidName         Reason = "InvalidName"         // Not a name that Kubernetes accepts.
+	InvalidAddress      Reason = "InvalidAddress"      // Not an address, or one that nothing can be forwarded to.
+	InvalidPort         Reason = "InvalidPort"         // Not a port that can be served.
+	InvalidField        Reason = "InvalidField"        // A field that its object does not have, or has twice.
+	InvalidValue        Reason = "InvalidValue"        // A field with a value outside its closed list.
+	UnknownProtocol     Reason = "UnknownProtocol"     // Neither TCP, UDP nor SCTP.
+	WrongFamily         Reason = "WrongFamily"         // An address of another family than its object's.
+	DuplicateFrontend   Reason = "DuplicateFrontend"   // Another Service has the address, port and protocol.
+	DuplicateObject     Reason = "DuplicateObject"     // Two manifests describe the same object.
+	TooManyEndpoints    Reason = "TooManyEndpoints"    // More endpoints than one assignment, or all of a Service, can carry.
+	TooManyFrontends    Reason = "TooManyFrontends"    // More addresses times ports than a Service can have.
+	TooManySourceRanges Reason = "TooManySourceRanges" // More source ranges than a Service can have.
+	UnsupportedObject   Reason = "UnsupportedObject"   // An object in whose place another kind or version is needed.
+	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
+	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
+	UnknownPods         Reason = "UnknownPods"         // A node that cannot distinguish its pods from outsiders.
+	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )

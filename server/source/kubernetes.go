@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -51,6 +52,8 @@ func newClient(config *rest.Config) (kubernetes.Interface, error) {
 type KubernetesConfig struct {
 	Client           kubernetes.Interface
 	ServiceProxyName string // Which Services are ours: those with this label value, or without the label if empty.
+
+	holdFor time.Duration // 0 means the constant of that name.
 }
 
 // Kubernetes watches an API server.
@@ -77,7 +80,10 @@ func (k *Kubernetes) Run(ctx context.Context, q *Queue) error {
 }
 
 func (k *Kubernetes) store(kind model.ObjectKind, example runtime.Object, q *Queue) *store {
-	return &store{kind: kind, example: example, reader: kube.Reader{ServiceProxyName: k.cfg.ServiceProxyName}, queue: q}
+	return &store{
+		kind: kind, example: example, reader: kube.Reader{ServiceProxyName: k.cfg.ServiceProxyName}, queue: q,
+		holdFor: cmp.Or(k.cfg.holdFor, holdFor), known: map[model.ObjectKey]bool{},
+	}
 }
 
 // selectors returns what kube-proxy selects: Services that are meant for this proxy and not headless, and slices of
@@ -107,6 +113,7 @@ type lister[L runtime.Object] interface {
 // mirror keeps the store equal to what the API server has until the context ends. The list is streamed by the watch
 // where the server can (WatchList, on by default in client-go since 1.35), which spares the server a copy of it all.
 func mirror[L runtime.Object](ctx context.Context, k *Kubernetes, api lister[L], s *store) {
+	defer s.close()
 	labels, fields := k.selectors(s.kind)
 	lw := kcache.ToListWatcherWithWatchListSemantics(&kcache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

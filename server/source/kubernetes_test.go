@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -247,6 +248,91 @@ func TestKubernetesSurvivesARestartOfTheAPIServer(t *testing.T) {
 		return f.endpoint("web-1", "10.244.0.9")() && f.endpoint("web-2", "")() && f.endpoint("web-3", "10.244.0.3")()
 	})
 	f.until("the problem is gone", f.problem("API server's list of EndpointSlices", ""))
+}
+
+// A list that lacks most of what was there is not believed at once.
+//
+//  1. The API server restarts, and its list has none of the many slices: they stay, which is a problem.
+//  2. A watch says that one of them is deleted: it is. Another comes again.
+//  3. The API server restarts and has all of them again: the problem is gone, and they are up to date.
+//  4. It restarts and has lost them again, for good: after a while that is believed.
+func TestAListThatShrinksIsHeldBack(t *testing.T) {
+	const many = 20
+	a := newAPIServer(t)
+	all := func(from int, address string) (slices []string) {
+		for i := from; i < many; i++ {
+			slices = append(slices, sliceOf(fmt.Sprint("web-", i), address, "7"))
+		}
+		return slices
+	}
+	a.objects["endpointslices"] = all(0, "10.244.0.1")
+	f := follow(t, NewKubernetes(KubernetesConfig{Client: client(t, a), holdFor: 2 * time.Second}))
+	source := "API server's list of EndpointSlices"
+	everyone := func(from int, address string) func() bool {
+		return func() bool {
+			for i := from; i < many; i++ {
+				if !f.endpoint(fmt.Sprint("web-", i), address)() {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	watches := a.opened()
+	f.until("all is listed", func() bool { return f.synced && everyone(0, "10.244.0.1")() })
+	relist := func(slices []string) {
+		t.Helper()
+		a.mu.Lock()
+		a.objects["endpointslices"] = slices
+		a.mu.Unlock()
+		watches["endpointslices"] <- `{"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}}`
+		select {
+		case s := <-a.streams:
+			watches[s.resource] = s.events
+		case <-t.Context().Done():
+			t.Fatal("the test ended before there was another watch")
+		}
+	}
+
+	relist(nil)
+	f.until("the loss is a problem", f.problem(source, model.ListShrank))
+	if !everyone(0, "10.244.0.1")() {
+		t.Errorf("what was known is gone:\n%s", f)
+	}
+	if m := f.objects[sourceKey(source)].Problems[0].Message; !strings.Contains(m, "20 of 20 objects that were there are not in the list: they count on until ") {
+		t.Errorf("problem %q", m)
+	}
+	watches["endpointslices"] <- fmt.Sprintf(`{"type": "DELETED", "object": %s}`, sliceOf("web-0", "10.244.0.1", "101"))
+	f.until("a removal arrives", f.endpoint("web-0", ""))
+
+	relist(all(1, "10.244.0.2"))
+	f.until("all of them are back", func() bool { return everyone(1, "10.244.0.2")() && f.problem(source, "")() })
+
+	relist(nil)
+	f.until("the loss is a problem again", f.problem(source, model.ListShrank))
+	f.until("it is believed at last", func() bool { return everyone(0, "")() && f.problem(source, "")() })
+}
+
+// A list that lacks a few objects, or most of a few, is believed.
+func TestAListThatShrinksALittle(t *testing.T) {
+	for _, test := range []struct{ before, after int }{{9, 0}, {30, 15}, {1000, 600}} {
+		q := NewQueue()
+		s := NewKubernetes(KubernetesConfig{}).store(model.KindEndpointSlice, nil, q)
+		list := func(n int) (items []any) {
+			for i := range n {
+				items = append(items, &item{Event{Object: model.Object{Key: sliceKey(fmt.Sprint(i))}}})
+			}
+			return items
+		}
+		for _, n := range []int{test.before, test.after} {
+			if err := s.Replace(list(n), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(s.known) != test.after || len(s.told) != 0 {
+			t.Errorf("%d of %d: %d are known, problems %v", test.after, test.before, len(s.known), s.told)
+		}
+	}
 }
 
 // restart serves again where the server that was closed did.

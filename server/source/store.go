@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -16,15 +18,19 @@ import (
 )
 
 // store is where a reflector puts the objects of one kind: it turns each into its change at once and keeps only the
-// keys, to find after a new list which objects were deleted. Only the reflector's goroutine uses it.
+// keys, to find after a new list which objects were deleted. The reflector's goroutine uses it, and the timer of held.
 type store struct {
 	kind    model.ObjectKind
 	example runtime.Object
 	reader  kube.Reader
 	queue   *Queue
+	holdFor time.Duration
 
+	mu      sync.Mutex // Guards what follows.
 	known   map[model.ObjectKey]bool
-	failure string // What the last list or watch failed with; empty when it did not.
+	held    held
+	failure string          // What the last list or watch failed with; empty when it did not.
+	told    []model.Problem // As queued last.
 }
 
 // item is a change on its way through the reflector, which reads an object's name.
@@ -58,7 +64,10 @@ func (s *store) Add(obj any) error {
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.known[i.Key] = true
+	s.settle(i.Key)
 	s.queue.Set(i.Event)
 	return nil
 }
@@ -73,12 +82,15 @@ func (s *store) Delete(obj any) error {
 		return err
 	}
 	key := model.ObjectKey{Kind: s.kind, Namespace: m.GetNamespace(), Name: m.GetName()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.known, key)
+	s.settle(key)
 	s.queue.Set(gone(key))
 	return nil
 }
 
-// Replace queues a complete list, and the deletion of every object that is not in it.
+// Replace queues a complete list, and the deletion of every object that is not in it, unless these are most: see held.
 func (s *store) Replace(objs []any, _ string) error {
 	changes := make([]Event, 0, len(objs))
 	known := make(map[model.ObjectKey]bool, len(objs))
@@ -90,13 +102,25 @@ func (s *store) Replace(objs []any, _ string) error {
 		known[i.Key] = true
 		changes = append(changes, i.Event)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := map[model.ObjectKey]bool{}
 	for key := range s.known {
 		if !known[key] {
+			lost[key] = true
+		}
+	}
+	s.holds(lost)
+	for key := range lost {
+		if s.held.keys[key] {
+			known[key] = true
+		} else {
 			changes = append(changes, gone(key))
 		}
 	}
 	s.known = known
 	s.queue.Set(changes...)
+	s.tell()
 	s.queue.SetSynced(s.kind)
 	return nil
 }
@@ -108,19 +132,35 @@ func gone(key model.ObjectKey) Event {
 // Resync does nothing: the translator keeps the objects that it took from the queue.
 func (s *store) Resync() error { return nil }
 
-// report queues the problem that the API server cannot be read, or removes it.
+// report records whether the API server can be read.
 func (s *store) report(err error) {
-	failure := failureOf(err)
-	if failure == s.failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure = failureOf(err)
+	s.tell()
+}
+
+// source names the list in problems.
+func (s *store) source() string { return "API server's list of " + string(s.kind) + "s" }
+
+// tell queues the problems of the list if they have changed. The caller has the store's lock.
+func (s *store) tell() {
+	problems := s.heldProblem()
+	if s.failure != "" {
+		problems = append(problems, model.Problem{Object: s.source(), Reason: model.Unreadable, Message: s.failure})
+	}
+	if slices.Equal(problems, s.told) {
 		return
 	}
-	s.failure = failure
-	object := "API server's list of " + string(s.kind) + "s"
-	c := Event{Object: model.Object{Key: model.ObjectKey{Kind: KindSource, Name: object}}, Seen: time.Now()}
-	if err != nil {
-		c.Problems = []model.Problem{{Object: object, Reason: model.Unreadable, Message: failure}}
-	}
-	s.queue.Set(c)
+	s.told = problems
+	s.queue.Set(Event{Object: model.Object{Key: model.ObjectKey{Kind: KindSource, Name: s.source()}, Problems: problems}, Seen: time.Now()})
+}
+
+// close ends the timer of held.
+func (s *store) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.letGo()
 }
 
 // failureOf returns what a list or watch failed with; nothing if it did not. The URL is left out: it has a timeout in it that

@@ -39,5 +39,6 @@ const (
 	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
 	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
 	UnknownPods         Reason = "UnknownPods"         // A node that cannot distinguish its pods from outsiders.
+	ListShrank          Reason = "ListShrank"          // A list that lacks most of what was there.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )

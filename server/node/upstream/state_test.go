@@ -2,10 +2,10 @@ package upstream
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,45 +179,107 @@ func TestStateNotWritable(t *testing.T) {
 	})
 }
 
-// A damaged state file is as good as none, wherever it is damaged, and is replaced.
+// lackOf returns how many of the resources of someState, which have their versions, are missing.
+func lackOf(t *testing.T, known map[string]map[string]Resource) int {
+	t.Helper()
+	want, lacks := someState(), 0
+	for typeURL, resources := range want {
+		for name, r := range resources {
+			got, ok := known[typeURL][name]
+			if ok && got.Version != r.Version {
+				t.Errorf("%s has version %q, want %q", name, got.Version, r.Version)
+			}
+			if !ok {
+				lacks++
+			}
+		}
+	}
+	if extra := count(known) + lacks - count(want); extra != 0 {
+		t.Errorf("%d resources that were never written: %v", extra, known)
+	}
+	return lacks
+}
+
+// One damaged byte, wherever it is, costs one resource at most and is noticed; a truncated file has what is before its end.
 func TestDamagedState(t *testing.T) {
-	var sound bytes.Buffer
-	if err := encodeState(&sound, someState()); err != nil {
+	var written bytes.Buffer
+	if err := encodeState(&written, someState()); err != nil {
 		t.Fatal(err)
 	}
-	if known, err := decodeState(sound.Bytes()); err != nil || count(known) != 3 {
+	sound := written.Bytes()
+	if known, err := decodeState(sound); err != nil || lackOf(t, known) != 0 {
 		t.Fatalf("sound state: %v, %v", known, err)
 	}
-	for i := range sound.Len() {
-		if _, err := decodeState(sound.Bytes()[:i]); err == nil {
-			t.Errorf("accepted when truncated to %d bytes", i)
+	for i := range sound {
+		for bit := range 8 {
+			flipped := bytes.Clone(sound)
+			flipped[i] ^= 1 << bit
+			known, err := decodeState(flipped)
+			if lacks := lackOf(t, known); lacks > 1 || lacks > 0 && err == nil || i >= len(stateHeader) && err == nil {
+				t.Errorf("with a wrong bit at %d: %d resources are missing, error %v", i, lacks, err)
+			}
 		}
-		flipped := bytes.Clone(sound.Bytes())
-		flipped[i] ^= 0x10
-		if _, err := decodeState(flipped); err == nil {
-			t.Errorf("accepted with a wrong byte at %d", i)
+		known, err := decodeState(sound[:i])
+		if left := i * 3 / len(sound); err == nil || 3-lackOf(t, known) > left+1 {
+			t.Errorf("truncated to %d of %d bytes: %v, %v", i, len(sound), known, err)
 		}
 	}
+	if known, err := decodeState([]byte("fairlead state 1\nand what was there")); err == nil || count(known) != 0 {
+		t.Errorf("another version: %v, %v", known, err)
+	}
+}
 
-	path := filepath.Join(t.TempDir(), "state")
-	if err := os.WriteFile(path, sound.Bytes()[:sound.Len()/2], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	plane := newControlPlane(t)
-	node := start(t, Config{Addresses: []string{plane.address}, StatePath: path})
-	if loaded := node.Loaded(); count(loaded) != 0 {
-		t.Errorf("loaded %v from a damaged file", loaded)
-	}
-	stream := plane.accept(t)
-	stream.subscribed(2)
-	stream.send(clusters, "1", []string{"a", "1"})
-	node.Ack(node.update(t, clusters, "+a=1"))
-	stream.wantReply(clusters, "1", "")
-	if err := node.stop(); err != nil {
-		t.Fatal(err)
-	}
-	if known, err := readState(path); err != nil || count(known) != 1 {
-		t.Errorf("after the next write: %v, %v", known, err)
+// What a damaged state file lacks comes from the one before, and the file is made whole at once.
+func TestStateBefore(t *testing.T) {
+	older := someState()
+	older[clusters]["b"] = body(clusters, "b", "1")
+	for _, test := range []struct {
+		name   string
+		damage func(path string, content []byte) error
+		want   map[string]string // Versions by name.
+	}{
+		{"a wrong bit in one record", func(path string, content []byte) error {
+			content[bytes.Index(content, []byte(recordMark))+recordHead+2] ^= 1
+			return os.WriteFile(path, content, 0o600)
+		}, map[string]string{"a": "1", "b": "2", "f": "3"}},
+		{"truncated", func(path string, content []byte) error {
+			return os.WriteFile(path, content[:len(stateHeader)+recordHead], 0o600)
+		}, map[string]string{"a": "1", "b": "1", "f": "3"}},
+		{"gone", func(path string, _ []byte) error { return os.Remove(path) }, map[string]string{"a": "1", "b": "1", "f": "3"}},
+		{"empty", func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) }, map[string]string{"a": "1", "b": "1", "f": "3"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state")
+			for _, state := range []map[string]map[string]Resource{older, someState()} {
+				if err := writeState(path, state); err != nil {
+					t.Fatal(err)
+				}
+			}
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := test.damage(path, content); err != nil {
+				t.Fatal(err)
+			}
+			plane := newControlPlane(t)
+			node := start(t, Config{Addresses: []string{plane.address}, StatePath: path})
+			got := map[string]string{}
+			for _, resources := range node.Loaded() {
+				for name, r := range resources {
+					got[name] = r.Version
+				}
+			}
+			if !maps.Equal(got, test.want) {
+				t.Errorf("loaded %v, want %v", got, test.want)
+			}
+			if err := node.stop(); err != nil {
+				t.Fatal(err)
+			}
+			if known, err := readState(path); err != nil || count(known) != 3 {
+				t.Errorf("afterwards the file has %v, %v", known, err)
+			}
+		})
 	}
 }
 
@@ -255,27 +317,31 @@ func TestStateIsDeterministic(t *testing.T) {
 	}
 }
 
-// Whatever has the right checksum is read without a panic, and what is accepted can be written again.
+// Whatever is in a record with the right checksum, or in no record, is read without a panic, and what is accepted can be
+// written again.
 func FuzzDecodeState(f *testing.F) {
 	var sound bytes.Buffer
 	if err := encodeState(&sound, someState()); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(sound.Bytes()[:sound.Len()-sha256.Size])
-	f.Add([]byte(stateHeader + "\xff\xff\xff\xff\xff\xff\xff\xff\x7f"))
-	f.Add([]byte("fairlead state 2\n"))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		sum := sha256.Sum256(body)
-		known, err := decodeState(append(bytes.Clone(body), sum[:]...))
-		if err != nil {
-			return
-		}
-		var again bytes.Buffer
-		if err := encodeState(&again, known); err != nil {
+	f.Add(sound.Bytes())
+	f.Add(sound.Bytes()[len(stateHeader)+recordHead:])
+	f.Add([]byte(stateHeader + recordMark + "\xff\xff\xff\xff\xff\xff\xff\xff"))
+	f.Add([]byte("fairlead state 1\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		var record bytes.Buffer
+		if err := writeRecord(&record, recordMark, content); err != nil {
 			t.Fatal(err)
 		}
-		if second, err := decodeState(again.Bytes()); err != nil || count(second) != count(known) {
-			t.Fatalf("%d resources became %d: %v", count(known), count(second), err)
+		for _, content := range [][]byte{content, record.Bytes()} {
+			known, _ := decodeState(content)
+			var again bytes.Buffer
+			if err := encodeState(&again, known); err != nil {
+				t.Fatal(err)
+			}
+			if second, err := decodeState(again.Bytes()); err != nil || count(second) != count(known) {
+				t.Fatalf("%d resources became %d: %v", count(known), count(second), err)
+			}
 		}
 	})
 }

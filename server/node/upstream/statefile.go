@@ -3,9 +3,10 @@ package upstream
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"os"
@@ -13,15 +14,28 @@ import (
 	"slices"
 
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
 )
 
-// The state file: one line with the format's name and version, then every resource as a length-delimited
-// envoy.service.discovery.v3.Resource (whose body names its type), sorted by type URL and name, then the SHA-256 of all
-// before. A file of another version counts as damaged: the client replaces it and never interprets it.
-const stateHeader = "fairlead state 1\n"
+// The state file: a line that says what it is, then every resource as a record, sorted by type URL and name, then a record
+// that counts them. A record is recordMark, the length of what follows the checksum, the CRC-32C of length and content,
+// and the content: an envoy.service.discovery.v3.Resource, whose body names its type. So whatever is damaged costs the
+// records that it is in: the next one is found by its mark, and is sound by its checksum. A file of another version has
+// other marks; the client replaces it and never interprets it.
+const (
+	stateHeader = "fairlead state 2\n"
+	recordMark  = "\xfaFL2" // No UTF-8, as names and types are.
+	endMark     = "\xfaFLE" // Of the last record, whose content is the number of the others.
+	recordHead  = len(recordMark) + 4 + 4
+)
 
-// readState returns the resources of a state file by type URL and name. It returns an error unless the whole file is sound.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// previous returns where the state file before the present one is kept.
+func previous(path string) string { return path + ".1" }
+
+// readState returns the resources of a state file by type URL and name. An error says what is damaged or missing; then the
+// resources are those that are sound.
 func readState(path string) (map[string]map[string]Resource, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -31,42 +45,71 @@ func readState(path string) (map[string]map[string]Resource, error) {
 }
 
 func decodeState(content []byte) (map[string]map[string]Resource, error) {
-	if len(content) < len(stateHeader)+sha256.Size {
-		return nil, fmt.Errorf("truncated: %d bytes", len(content))
-	}
-	body, sum := content[:len(content)-sha256.Size], content[len(content)-sha256.Size:]
-	if actual := sha256.Sum256(body); !bytes.Equal(actual[:], sum) {
-		return nil, errors.New("checksum does not match: truncated or damaged")
-	}
-	records, ok := bytes.CutPrefix(body, []byte(stateHeader))
-	if !ok {
-		return nil, fmt.Errorf("not in the format %q", stateHeader[:len(stateHeader)-1])
-	}
 	known := map[string]map[string]Resource{}
-	reader := bytes.NewReader(records)
-	limited := protodelim.UnmarshalOptions{MaxSize: int64(len(records))} // No record is larger than the file.
-	for {
-		record := &discoverypb.Resource{}
-		switch err := limited.UnmarshalFrom(reader, record); {
-		case errors.Is(err, io.EOF):
-			return known, nil
-		case err != nil:
-			return nil, fmt.Errorf("resource %d: %w", count(known), err)
+	want := -1
+	for len(content) > 0 {
+		mark, body, ok := nextRecord(content)
+		switch {
+		case !ok:
+			content = content[1:]
+			if next := bytes.IndexByte(content, recordMark[0]); next >= 0 {
+				content = content[next:]
+				continue
+			}
+			content = nil
+			continue
+		case mark == endMark:
+			want = int(binary.BigEndian.Uint32(body))
+		default:
+			add(known, body)
 		}
-		typeURL := record.GetResource().GetTypeUrl()
-		if err := sound(typeURL, record); err != nil {
-			return nil, err
-		}
-		if known[typeURL] == nil {
-			known[typeURL] = map[string]Resource{}
-		}
-		known[typeURL][record.GetName()] = Resource{
-			Name: record.GetName(), Version: record.GetVersion(), Any: record.GetResource(),
-		}
+		content = content[recordHead+len(body):]
 	}
+	switch found := count(known); {
+	case want < 0:
+		return known, fmt.Errorf("its end is damaged or missing; %d resources are sound", found)
+	case found < want:
+		return known, fmt.Errorf("%d of %d resources are damaged", want-found, want)
+	}
+	return known, nil
 }
 
-// writeState replaces the state file, so that a crash at any moment leaves the old file or the new one.
+// nextRecord returns the record that content begins with, if one does that is sound.
+func nextRecord(content []byte) (mark string, body []byte, ok bool) {
+	if len(content) < recordHead {
+		return "", nil, false
+	}
+	mark = string(content[:len(recordMark)])
+	length := binary.BigEndian.Uint32(content[len(recordMark):])
+	if mark != recordMark && mark != endMark || uint64(length) > uint64(len(content)-recordHead) || mark == endMark && length != 4 {
+		return "", nil, false
+	}
+	body = content[recordHead : recordHead+int(length)]
+	return mark, body, checksum(content[len(recordMark):len(recordMark)+4], body) == binary.BigEndian.Uint32(content[len(recordMark)+4:])
+}
+
+func checksum(length, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, body)
+}
+
+// add adds the resource of a record, if it is one.
+func add(known map[string]map[string]Resource, body []byte) {
+	record := &discoverypb.Resource{}
+	if proto.Unmarshal(body, record) != nil {
+		return
+	}
+	typeURL := record.GetResource().GetTypeUrl()
+	if sound(typeURL, record) != nil {
+		return
+	}
+	if known[typeURL] == nil {
+		known[typeURL] = map[string]Resource{}
+	}
+	known[typeURL][record.GetName()] = Resource{Name: record.GetName(), Version: record.GetVersion(), Any: record.GetResource()}
+}
+
+// writeState replaces the state file, and keeps the one before. A crash at any moment leaves the old file or the new one,
+// the old one perhaps in its new place.
 func writeState(path string, known map[string]map[string]Resource) error {
 	folder := filepath.Dir(path)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -78,6 +121,9 @@ func writeState(path string, known map[string]map[string]Resource) error {
 	}
 	if err := writeSynced(temporary, known); err != nil {
 		return errors.Join(err, os.Remove(temporary))
+	}
+	if err := os.Rename(path, previous(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	if err := os.Rename(temporary, path); err != nil {
 		return err
@@ -103,19 +149,29 @@ func writeSynced(path string, known map[string]map[string]Resource) (err error) 
 
 // encodeState writes one resource after the other, so that its memory does not grow with the state.
 func encodeState(w io.Writer, known map[string]map[string]Resource) error {
-	sum := sha256.New()
-	both := io.MultiWriter(w, sum)
-	if _, err := io.WriteString(both, stateHeader); err != nil {
+	if _, err := io.WriteString(w, stateHeader); err != nil {
 		return err
 	}
 	err := inOrder(known, func(r Resource) error {
-		_, err := protodelim.MarshalTo(both, r.Proto())
-		return err
+		body, err := proto.Marshal(r.Proto())
+		if err != nil {
+			return err
+		}
+		return writeRecord(w, recordMark, body)
 	})
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(sum.Sum(nil))
+	return writeRecord(w, endMark, binary.BigEndian.AppendUint32(nil, uint32(count(known))))
+}
+
+func writeRecord(w io.Writer, mark string, body []byte) error {
+	length := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	head := binary.BigEndian.AppendUint32(append([]byte(mark), length...), checksum(length, body))
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	_, err := w.Write(body)
 	return err
 }
 

@@ -48,23 +48,43 @@ func newStore(path string, types []string, log *slog.Logger) *store {
 	return s
 }
 
+// load reads the state file. What is missing from one that is damaged, or not there because a crash came between two renames,
+// is taken from the one before: a resource that was deleted meanwhile may come back, until a control plane says so.
 func (s *store) load() map[string]map[string]Resource {
 	if s.path == "" {
 		return nil
 	}
 	loaded, err := readState(s.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		s.log.Info("no state file yet", "path", s.path)
-	case err != nil:
-		s.log.Error("state file ignored: the node forwards nothing until a control plane answers",
-			"path", s.path, "err", err)
-	default:
-		for typeURL, resources := range loaded {
-			s.log.Info("state loaded", "path", s.path, "type", typeURL, "resources", len(resources))
+	if err != nil {
+		before, errBefore := readState(previous(s.path))
+		if errors.Is(err, fs.ErrNotExist) && errors.Is(errBefore, fs.ErrNotExist) {
+			s.log.Info("no state file yet", "path", s.path)
+			return nil
 		}
+		s.log.Error("state file damaged: what is missing is taken from the one before, as far as that has it, until a control plane answers",
+			"path", s.path, "err", err, "before", errBefore)
+		loaded = merged(before, loaded)
+		s.revision++ // The file does not have it.
+		s.wake()
+	}
+	for typeURL, resources := range loaded {
+		s.log.Info("state loaded", "path", s.path, "type", typeURL, "resources", len(resources))
 	}
 	return loaded
+}
+
+// merged returns the resources of both states; of one that both have, the newer one's.
+func merged(older, newer map[string]map[string]Resource) map[string]map[string]Resource {
+	all := map[string]map[string]Resource{}
+	for _, state := range []map[string]map[string]Resource{older, newer} {
+		for typeURL, resources := range state {
+			if all[typeURL] == nil {
+				all[typeURL] = map[string]Resource{}
+			}
+			maps.Copy(all[typeURL], resources)
+		}
+	}
+	return all
 }
 
 // apply stores an update as known.

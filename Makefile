@@ -74,6 +74,14 @@ conformance: ## Kubernetes' own tests of sig-network on three real nodes, compar
 	go -C test/e2e run ./images -for conformance
 	go -C test/e2e test -count=1 -timeout=3h -v -run TestConformance ./realnode -conformance $(CONFORMANCE_FLAGS)
 
+# How long each fuzz target runs.
+FUZZ_TIME ?= 10m
+
+.PHONY: fuzz
+fuzz: ## Fuzz whatever reads what others wrote, FUZZ_TIME=10m for each target; what is found stays in testdata/fuzz
+	@grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z]*' cache cmd server translate | while IFS=: read -r file target; do \
+		go test -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZ_TIME) "./$$(dirname "$$file")"; done
+
 .PHONY: bench
 bench: setup build ## Data path, change latency and scale, beside their peers in one run
 	@$(with_envoy) go run ./test/bench -fairlead bin/fairlead $(BENCH_FLAGS)

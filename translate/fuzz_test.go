@@ -1,12 +1,14 @@
 package translate
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -172,6 +174,48 @@ func FuzzWorld(f *testing.F) {
 				}
 			}
 			slices.Reverse(keys)
+		}
+	})
+}
+
+// FuzzTableJSON reads Services, slices and nodes with arbitrary texts in their fields: the table in JSON is valid, has every
+// frontend and Problem, and says nothing that is not UTF-8.
+func FuzzTableJSON(f *testing.F) {
+	f.Add("web", "http", "10.96.0.1", "198.51.100.7", "10.244.0.1", "a", "10.0.0.0/8", int32(80))
+	f.Add("\xff", "\"", "None", "::1", "", "\u2028", "::/0", int32(-1))
+	f.Fuzz(func(t *testing.T, name, port, clusterIP, external, endpoint, zone, sources string, number int32) {
+		meta := metav1.ObjectMeta{Namespace: "default", Name: name}
+		labelled := meta
+		labelled.Labels = map[string]string{discoveryv1.LabelServiceName: name}
+		w := NewWorld()
+		for _, o := range []runtime.Object{
+			&corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, ClusterIP: clusterIP, ClusterIPs: []string{clusterIP}, ExternalIPs: []string{external},
+				Ports:                    []corev1.ServicePort{{Name: port, Port: number, NodePort: number}, {Name: "other", Port: 81, Protocol: corev1.Protocol(port)}},
+				LoadBalancerSourceRanges: []string{sources}, SessionAffinity: corev1.ServiceAffinity(zone),
+			}, Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: external}}}}},
+			&discoveryv1.EndpointSlice{
+				ObjectMeta: labelled, AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &port, Port: &number}},
+				Endpoints: []discoveryv1.Endpoint{{Addresses: []string{endpoint}, Zone: &zone, NodeName: &name}},
+			},
+			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone}}},
+		} {
+			w.Set(kube.Reader{}.Read(o, time.Time{}))
+		}
+		table := w.Table(name)
+		text, err := table.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Frontends []frontendJSON
+			Problems  []model.Problem
+		}
+		if err := json.Unmarshal(text, &got); err != nil || !utf8.Valid(text) {
+			t.Fatalf("%v: %q", err, text)
+		}
+		if len(got.Frontends) != len(table.Frontends) || len(got.Problems) != len(table.Problems) {
+			t.Errorf("%d frontends and %d problems in JSON, want %d and %d", len(got.Frontends), len(got.Problems), len(table.Frontends), len(table.Problems))
 		}
 	})
 }

@@ -1,8 +1,10 @@
 package grpc
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestBootstrap(t *testing.T) {
@@ -43,4 +45,28 @@ func TestBootstrapNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("error is %v, want %s", err, want)
 		}
 	}
+}
+
+// FuzzBootstrap writes a bootstrap of whatever the flags and the environment say: it is JSON that says the same, or there is a
+// reason.
+func FuzzBootstrap(f *testing.F) {
+	f.Add("dns:///fairlead:18000", "default/web-1", "n1", "z1", "/ca.crt", "/token", false)
+	f.Add("", "", "", "", "", "", true)
+	f.Add("a\n\"b", "\u2028", "{}", "\\", "<&>", "\x00", false)
+	f.Fuzz(func(t *testing.T, server, id, node, zone, ca, token string, insecure bool) {
+		text, err := Bootstrap{Servers: []string{server}, ID: id, Node: node, Zone: zone, CAFile: ca, TokenFile: token, Insecure: insecure}.JSON()
+		if err != nil {
+			return
+		}
+		var got bootstrapJSON
+		if err := json.Unmarshal(text, &got); err != nil || strings.Contains(string(text), "\n") {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if !utf8.ValidString(server + id + node + zone) {
+			return // JSON has no way to say it.
+		}
+		if got.Servers[0].URI != server || got.Node.ID != id || got.Node.Metadata[NodeKey] != node || got.Node.Locality["zone"] != zone {
+			t.Errorf("%q says something else", text)
+		}
+	})
 }

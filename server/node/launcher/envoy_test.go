@@ -121,3 +121,16 @@ func TestDrainEnds(t *testing.T) {
 		t.Errorf("without Envoy: %v", err)
 	}
 }
+
+// FuzzAdminSocket reads the command line of a process that may be anything: it has the path of the admin socket, or there is a
+// reason.
+func FuzzAdminSocket(f *testing.F) {
+	f.Add("envoy\x00" + bootstrapFlag + "\x00{\"admin\":{\"address\":{\"pipe\":{\"path\":\"/run/admin.sock\"}}}}")
+	f.Add("envoy\x00" + bootstrapFlag + "\x00{\"admin\":[]}")
+	f.Add(bootstrapFlag)
+	f.Fuzz(func(t *testing.T, line string) {
+		if path, err := adminSocket(strings.Split(line, "\x00")); (path == "") == (err == nil) {
+			t.Errorf("path %q, error %v", path, err)
+		}
+	})
+}

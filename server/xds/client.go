@@ -45,6 +45,7 @@ type limitedStream struct {
 	grpc.ServerStream
 	ctx        context.Context         // Ends when the client's time is over, or a limit is exceeded.
 	end        context.CancelCauseFunc // Ends ctx, and so the stream.
+	conn       *limitedConn            // Nil if it is not limited.
 	maxRequest int                     // In bytes; 0 means no limit.
 }
 
@@ -56,12 +57,15 @@ func (s limitedStream) Context() context.Context { return s.ctx }
 func (s limitedStream) RecvMsg(m any) error {
 	sized := &sizedMessage{message: m, most: s.maxRequest}
 	err := s.ServerStream.RecvMsg(sized)
+	if s.conn != nil {
+		s.conn.handedOver(int64(sized.size) + requestOverhead)
+	}
 	if sized.tooLarge != nil {
 		s.end(sized.tooLarge)
 		return sized.tooLarge
 	}
-	if conn := connOf(s.ctx); conn != nil && err == nil {
-		conn.unused.Store(0)
+	if s.conn != nil && err == nil {
+		s.conn.unused.Store(0)
 	}
 	return err
 }
@@ -70,6 +74,7 @@ func (s limitedStream) RecvMsg(m any) error {
 type sizedMessage struct {
 	message  any
 	most     int
+	size     int // In bytes, once it was received.
 	tooLarge error
 }
 
@@ -83,9 +88,10 @@ func (c sizeLimitingCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	if n := data.Len(); sized.most > 0 && n > sized.most {
+	sized.size = data.Len()
+	if sized.most > 0 && sized.size > sized.most {
 		sized.tooLarge = status.Errorf(codes.ResourceExhausted,
-			"the request has %d bytes, and one of a client of this kind may have %d: subscribe to fewer resources at once", n, sized.most)
+			"the request has %d bytes, and one of a client of this kind may have %d: subscribe to fewer resources at once", sized.size, sized.most)
 		return nil
 	}
 	return c.CodecV2.Unmarshal(data, sized.message)

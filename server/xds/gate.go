@@ -75,14 +75,23 @@ func (s *Server) handleWithin(who Client, stream grpc.ServerStream, handle func(
 		return status.Errorf(codes.ResourceExhausted, "%s has %d streams, as many as it may: end one, or use it for more types", key, who.Limits.Streams)
 	}
 	defer s.streams.leave(key)
+	conn := connOf(stream.Context())
+	if conn != nil && who.Limits.RequestBytes == 0 {
+		conn.agent.Store(true)
+	}
 	ctx, end := context.WithCancelCause(context.WithValue(stream.Context(), limitsKey{}, who.Limits))
 	defer end(nil)
+	if conn != nil {
+		conn.handedOver(streamOverhead)
+		stop := context.AfterFunc(conn.ctx, func() { end(context.Cause(conn.ctx)) })
+		defer stop()
+	}
 	if !who.Until.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, who.Until, errExpired)
 		defer cancel()
 	}
-	err := handle(limitedStream{stream, ctx, end, who.Limits.RequestBytes})
+	err := handle(limitedStream{stream, ctx, end, conn, who.Limits.RequestBytes})
 	if cause := context.Cause(ctx); cause != nil {
 		if _, ours := status.FromError(cause); ours { // Not the stream's own end.
 			return cause

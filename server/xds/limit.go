@@ -8,8 +8,11 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 )
 
@@ -25,9 +28,25 @@ const (
 // what may be open at a time, so that a client whose streams all wait to be authenticated stays.
 const maxUnusedStreams = 2 * maxStreams
 
+const (
+	// maxUnread is what a connection may have sent that was not handed over to a stream's handler, in bytes, while its clients
+	// have a limit of their requests' size. gRPC has one limit for all, and receives a request of that size completely
+	// before anybody is asked. A client may send one window before it is authenticated.
+	maxUnread = 2 * window
+
+	// requestOverhead is more than the frames take that a client sends for a request, and to receive the answer to it;
+	// streamOverhead more than the metadata of a stream, with its token.
+	requestOverhead = 1 << 10
+	streamOverhead  = 4 << 10
+
+	// unreadGrace is how long a connection that has sent too much stays, not read, for its clients to be told.
+	unreadGrace = time.Second
+)
+
 var (
 	errTooMany = errors.New("there are too many connections")
 	errSilent  = errors.New("there are too many connections, and this one has been without an authenticated client for the longest time")
+	errUnread  = status.Errorf(codes.ResourceExhausted, "requests of more than %d bytes are under way on one connection: subscribe to fewer resources at once", maxUnread)
 	errUnused  = errors.New("too many streams were opened and ended without a request of an authenticated client")
 )
 
@@ -36,7 +55,8 @@ var (
 type limitedListener struct {
 	net.Listener
 	refusals      *refusals
-	most, mostOne int // In all, and from one address.
+	most, mostOne int  // In all, and from one address.
+	authenticates bool // Clients are authenticated, and may have limits.
 
 	mu   sync.Mutex // Guards what follows.
 	all  connections
@@ -54,7 +74,9 @@ func (s *Server) limit(l net.Listener) net.Listener {
 	if l.Addr().Network() == "unix" {
 		return l
 	}
-	return newLimitedListener(l, s.refusals, maxConnections, maxConnectionsPerAddress)
+	limited := newLimitedListener(l, s.refusals, maxConnections, maxConnectionsPerAddress)
+	limited.authenticates = s.cfg.Authenticate != nil
+	return limited
 }
 
 func newLimitedListener(l net.Listener, r *refusals, most, mostOne int) *limitedListener {
@@ -69,6 +91,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		conn := &limitedConn{Conn: accepted, listener: l, from: sourceOf(accepted)}
+		conn.ctx, conn.end = context.WithCancelCause(context.Background())
 		replaced, ok := l.enter(conn)
 		if replaced != nil {
 			l.refusals.report(replaced.RemoteAddr(), errSilent, "xds connection closed")
@@ -150,7 +173,11 @@ type limitedConn struct {
 	net.Conn
 	listener *limitedListener
 	from     netip.Addr
+	ctx      context.Context // Ends with the connection, or when it has sent too much.
+	end      context.CancelCauseFunc
 	unused   atomic.Int32 // Streams since the last request of an authenticated client.
+	unread   atomic.Int64 // Bytes that were received and not handed over.
+	agent    atomic.Bool  // There is a client without a limit of its requests' size.
 
 	// The listener's lock guards what follows.
 	left             bool
@@ -162,7 +189,31 @@ func (c *limitedConn) Close() error {
 	c.listener.mu.Lock()
 	c.listener.remove(c)
 	c.listener.mu.Unlock()
+	c.end(net.ErrClosed)
 	return c.Conn.Close()
+}
+
+// Read reads what clients send. When that is too much, the connection's streams end with the reason, and then the
+// connection.
+func (c *limitedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if !c.listener.authenticates || c.agent.Load() || c.unread.Add(int64(n)) <= maxUnread {
+		return n, err
+	}
+	c.listener.refusals.report(c.RemoteAddr(), errUnread, "xds connection closed")
+	c.end(errUnread)
+	time.Sleep(unreadGrace)
+	return 0, errUnread
+}
+
+// handedOver records that a handler has got so many bytes.
+func (c *limitedConn) handedOver(n int64) {
+	for {
+		before := c.unread.Load()
+		if c.unread.CompareAndSwap(before, max(0, before-n)) {
+			return
+		}
+	}
 }
 
 // authenticated records that the connection has an authenticated client.

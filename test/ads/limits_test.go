@@ -82,6 +82,14 @@ func TestLimits(t *testing.T) {
 			n.subscribe(assignments, strings.Repeat("x", 5000))
 			return n.wantEnd()
 		}, "bytes, and one of a client of this kind may have 4096"},
+		{"requests that are too large to be taken in", func() error {
+			others := c.conn
+			defer func() { c.conn = others }()
+			c.conn = dial(t, others.Target()) // It is closed.
+			n := c.deltaOf("pod")
+			n.subscribe(assignments, strings.Repeat("x", 12<<20))
+			return n.wantEnd()
+		}, "under way on one connection"},
 		{"many names", func() error {
 			n := c.deltaOf("pod")
 			n.subscribe(assignments, names(0, 11)...)
@@ -123,6 +131,9 @@ func TestLimits(t *testing.T) {
 	agent := c.deltaOf("agent")
 	agent.subscribe(assignments, names(0, 1000)...)
 	agent.take(assignments, nil, names(0, 1000))
+	large := strings.Repeat("x", 12<<20)
+	agent.subscribe(assignments, large)
+	agent.take(assignments, nil, []string{large})
 	if got := len(c.Status()); got != 1 {
 		t.Errorf("the cache has %d subscriptions, want that of the agent alone", got)
 	}

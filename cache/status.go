@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // StreamStatus is the state of one type on one stream.
@@ -16,6 +18,9 @@ type StreamStatus struct {
 	Sent       uint64 // The publish that the client reached with the last response; 0 before the first.
 	Applied    uint64 // As Cache.Applied, for this stream.
 	Nack       string // Why the client rejected what it was sent; empty once it has accepted other content.
+
+	// Client is what the client last said of itself: its version, and what else its metadata holds. It is immutable.
+	Client *corepb.Node `json:"-"`
 }
 
 // Status returns the state of every type on every stream, by node, type and protocol.
@@ -50,6 +55,7 @@ func (t *subscription) status() StreamStatus {
 		Sent:       t.sent,
 		Applied:    t.applied(t.stream.cache.seq),
 		Nack:       t.nack,
+		Client:     t.stream.client,
 	}
 }
 

@@ -28,6 +28,7 @@ type Stream struct {
 	cfg   StreamConfig
 
 	node, zone string          // Of the client, from its first request. node is "" until then.
+	client     *corepb.Node    // What the client last said of itself. Immutable.
 	view       model.View      // Meaningful from then on.
 	subs       []*subscription // In sendOrder.
 	removals   []*subscription // The same, in removeOrder.
@@ -114,6 +115,7 @@ func (s *Stream) watch(req request, sub gcpcache.Subscription, take func(*subscr
 		c.unlockAndReport()
 		return nil, err
 	}
+	s.client = req.GetNode() // go-control-plane's server repeats it where a request has none.
 	t, err := s.subscription(req.GetTypeUrl())
 	if err != nil {
 		c.unlockAndReport()

@@ -108,7 +108,7 @@ func (f *agentClusterFlags) add(flags *pflag.FlagSet) {
 // configure sets what the agent watches at the API server, and a client if it watches anything.
 func (f *agentClusterFlags) configure(config *node.Config) (err error) {
 	if f.serverEndpoints != "" && len(config.Servers) > 0 {
-		return errors.New("--server and --server-endpoints: use one")
+		return usagef("--server and --server-endpoints: use one")
 	}
 	for _, flag := range []struct {
 		name, value string
@@ -139,6 +139,7 @@ func runAgent(ctx context.Context, config node.Config) (err error) {
 	if config.Meters, config.Metrics, err = telemetry.Metrics(build()); err != nil {
 		return err
 	}
+	config.Version, _ = build()
 	a, err := node.New(config)
 	if err != nil {
 		return err

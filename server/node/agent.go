@@ -38,6 +38,7 @@ import (
 // Config configures an agent.
 type Config struct {
 	Node        string            // The node's name, as in its Node object.
+	Version     string            // The agent's version, for the control plane to show; may be empty.
 	Servers     []string          // The control plane's replicas, host:port; empty if ServerEndpoints is set.
 	DialOptions []grpc.DialOption // Transport credentials and identity.
 
@@ -124,7 +125,7 @@ func New(config Config) (*Agent, error) {
 	}
 	up, err := upstream.New(upstream.Config{
 		Node: config.Node, Addresses: config.Servers, Types: types, DialOptions: config.DialOptions,
-		StatePath: statePath(config.StateDir), Logger: log,
+		StatePath: statePath(config.StateDir), Version: config.Version, Logger: log,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/healthcheck"
 	"github.com/fairlead/fairlead/server/node/launcher"
 	"github.com/fairlead/fairlead/server/node/upstream"
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // Waits of the reconciler.
@@ -74,7 +75,9 @@ func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *
 	o.desired = newDesiredState(config, log)
 	o.instances = newInstances(config, log)
 	o.checks = healthcheck.New(func() bool { return o.status.Load().healthy }, log)
-	o.status.Store(&Status{Node: config.Node, Since: time.Now()})
+	starting := &Status{Node: config.Node, Since: time.Now(), report: frontendpb.Report{NotReady: "the agent is starting", Since: time.Now()}}
+	o.status.Store(starting)
+	up.Report(starting.report)
 	return o
 }
 

@@ -153,6 +153,14 @@ func (l *loop) forwarded(n byte) bool {
 	return err == nil && strings.Contains(string(out), fmt.Sprintf("10.96.0.%d . tcp . 80", n))
 }
 
+// reported returns what the control plane was told of the node.
+func (l *loop) reported() frontendpb.Report {
+	for _, s := range l.control.Status() {
+		return frontendpb.ReportOf(s.Client)
+	}
+	return frontendpb.Report{}
+}
+
 // acknowledged reports whether the agent has sent the control plane an ACK of what it published.
 func (l *loop) acknowledged(seq uint64) bool {
 	return l.control.Applied("n1", envoy.FrontendType) >= seq
@@ -189,11 +197,13 @@ func (l *loop) breakNFT(broken bool) {
 // tried until it does; and an agent that starts anew goes on where the last one was.
 func TestLoop(t *testing.T) {
 	l := newLoop(t)
+	l.eventually("the control plane knows that the node has no Envoy", func() bool { return strings.Contains(l.reported().NotReady, "no Envoy is ready") })
 	e := newFakeEnvoy(t)
 	e.start(l.runDir())
 	first := l.service(1)
 	l.eventually("the first Service is forwarded", func() bool { return l.acknowledged(first) && l.forwarded(1) })
 	l.eventually("the Envoy is the current one", func() bool { return l.agent.Status().Current == 1 })
+	l.eventually("the control plane knows that the node is ready", func() bool { return l.reported().NotReady == "" && !l.reported().Since.IsZero() })
 
 	e.gate.Lock()
 	second := l.service(2)
@@ -221,6 +231,7 @@ func TestLoop(t *testing.T) {
 	l.breakNFT(true)
 	third := l.service(3)
 	l.eventually("the agent says that nft fails", func() bool { return strings.Contains(l.agent.Status().Error, "broken by the test") })
+	l.eventually("the control plane knows that, too", func() bool { return strings.Contains(l.reported().NotReady, "broken by the test") })
 	if s := l.agent.Status(); s.Programmed || l.acknowledged(third) {
 		t.Errorf("what the kernel does not have counts as programmed: %+v", s)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/upstream"
 	"github.com/fairlead/fairlead/server/ops/admin"
 	"github.com/fairlead/fairlead/server/ops/telemetry"
+	"github.com/fairlead/fairlead/translate/frontendpb"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -37,9 +38,10 @@ type Status struct {
 	LastUpdated time.Time `json:"lastUpdated,omitzero"` // When the agent last committed a change to the kernel; zero: never.
 	Pending     time.Time `json:"pending,omitzero"`     // Since when a change waits for Envoy or the kernel; zero: none waits.
 
-	eligible bool     // Load balancers may send new connections to the node.
-	families []string // Of the node's addresses, as kube-proxy writes them.
-	healthy  bool     // The health checks of load balancers may succeed.
+	report   frontendpb.Report // What the control plane is told.
+	eligible bool              // Load balancers may send new connections to the node.
+	families []string          // Of the node's addresses, as kube-proxy writes them.
+	healthy  bool              // The health checks of load balancers may succeed.
 }
 
 // updateStatus stores the reconciler's state for other goroutines.
@@ -69,10 +71,27 @@ func (r *reconciler) updateStatus(err error) {
 	}
 	// A node stays healthy while it applies a slow change, as with kube-proxy.
 	s.healthy = r.desired.isSynced() && s.Current != 0 && (err == nil || time.Since(r.failingSince) < commitTimeout)
-	if old := r.status.Load(); old.same(s) {
+	old := r.status.Load()
+	if old.same(s) {
 		s.Since = old.Since
 	}
+	s.report = s.reportAfter(old.report)
 	r.status.Store(s)
+	if s.report != old.report {
+		r.upstream.Report(s.report)
+	}
+}
+
+// reportAfter returns what the control plane is told of the status, after another report.
+func (s *Status) reportAfter(old frontendpb.Report) frontendpb.Report {
+	r := frontendpb.Report{Since: old.Since}
+	if err := s.ready(); err != nil {
+		r.NotReady = err.Error()
+	}
+	if (r.NotReady == "") != (old.NotReady == "") {
+		r.Since = time.Now()
+	}
+	return r
 }
 
 // same reports whether two statuses are the same state of the kernel's table, the Envoys and the error.
@@ -90,8 +109,11 @@ func (a *Agent) Status() Status {
 }
 
 // ready returns why the node does not forward yet, or nil.
-func (a *Agent) ready() error {
-	switch s := a.reconciler.status.Load(); {
+func (a *Agent) ready() error { return a.reconciler.status.Load().ready() }
+
+// ready is Agent.ready for one status.
+func (s *Status) ready() error {
+	switch {
 	case s.Error != "":
 		return errors.New(s.Error)
 	case !s.Programmed:

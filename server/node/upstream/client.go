@@ -25,9 +25,12 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // Config has the node's name, the control planes' addresses and the path of the last good state.
@@ -45,6 +48,8 @@ type Config struct {
 	DialOptions []grpc.DialOption
 	// StatePath is the state file. Empty: the client keeps no state over a restart. It makes the folder if that is missing.
 	StatePath string
+	// Version is the agent's version, which the control plane shows. May be empty.
+	Version string
 	// Logger is the client's log; nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -66,11 +71,14 @@ type Client struct {
 
 	updates chan Update
 	answers chan answer   // From Ack and Nack to the session.
+	news    chan struct{} // From Report to the session: the report has changed.
 	events  chan event    // From the stream to the session.
 	done    chan struct{} // Closed when Run returns.
 
 	// wait pauses between two rounds of attempts, for a random time below the ceiling. Tests replace it.
 	wait func(ctx context.Context, ceiling time.Duration)
+
+	report atomic.Pointer[frontendpb.Report] // The last one.
 
 	mu     sync.Mutex // Guards status alone.
 	status Status
@@ -118,11 +126,13 @@ func New(config Config) (*Client, error) {
 		known:   newStore(config.StatePath, config.Types, log),
 		updates: make(chan Update),
 		answers: make(chan answer),
+		news:    make(chan struct{}, 1),
 		events:  make(chan event),
 		done:    make(chan struct{}),
 		wait:    wait,
 		status:  Status{Since: time.Now()},
 	}
+	c.report.Store(&frontendpb.Report{})
 	c.addresses.changed = make(chan struct{})
 	c.addresses.set(config.Addresses)
 	for _, t := range config.Types {
@@ -172,6 +182,15 @@ func (c *Client) Nack(u Update, err error) {
 		err = errors.New("rejected without a reason")
 	}
 	c.answer(answer{update: u, err: err})
+}
+
+// Report tells the control plane whether the node forwards, now and with each stream that opens later. It does not wait.
+func (c *Client) Report(r frontendpb.Report) {
+	c.report.Store(&r)
+	select {
+	case c.news <- struct{}{}:
+	default: // The session has yet to look; it will see this report.
+	}
 }
 
 func (c *Client) answer(a answer) {

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
 // Two types stand for all: the client never looks into a resource.
@@ -261,4 +263,32 @@ func (r *running) status(typeURL string) TypeStatus {
 		}
 	}
 	return TypeStatus{}
+}
+
+// What the agent says of itself comes with the first request of a stream, and again when it has changed: in a request that
+// neither answers a response nor subscribes.
+func TestReport(t *testing.T) {
+	p := newControlPlane(t)
+	began := time.Date(2026, 11, 26, 7, 0, 0, 0, time.UTC)
+	client := start(t, Config{Addresses: []string{p.address}, Version: "v1.2.3"}, func(c *Client) {
+		c.Report(frontendpb.Report{NotReady: "no Envoy", Since: began})
+	})
+	s := p.accept(t)
+	for typeURL, r := range s.subscribed(2) {
+		if got := frontendpb.ReportOf(r.GetNode()); got.NotReady != "no Envoy" || !got.Since.Equal(began) || r.GetNode().GetUserAgentVersion() != "v1.2.3" {
+			t.Errorf("%s: the agent says %v", typeURL, r.GetNode())
+		}
+	}
+	for r := range 2 { // The first report may be said once more.
+		if r == 0 {
+			client.Report(frontendpb.Report{Since: began})
+		}
+		request := take(t, s.requests)
+		if request.GetResponseNonce() != "" || len(request.GetResourceNamesSubscribe()) != 0 || request.GetNode().GetId() != "n1" {
+			t.Fatalf("request %v, want no more than a report", request)
+		}
+		if frontendpb.ReportOf(request.GetNode()).NotReady == "" {
+			break
+		}
+	}
 }

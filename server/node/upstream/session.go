@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -58,6 +59,8 @@ func (s *session) run(ctx context.Context) {
 			s.handle(e)
 		case a := <-s.client.answers:
 			s.answered(a)
+		case <-s.client.news:
+			s.reportNews()
 		case updates <- update:
 			s.handed()
 		case requests <- request:
@@ -110,11 +113,29 @@ func (s *session) subscribe(sub *subscription) {
 	sub.subscribed = true
 	s.requests = append(s.requests, &discoverypb.DeltaDiscoveryRequest{
 		// The first request of every type names the node, since any type may be the first on a stream.
-		Node:                    &corepb.Node{Id: s.client.config.Node, UserAgentName: "fairlead-agent"},
+		Node:                    s.self(),
 		TypeUrl:                 sub.typeURL,
 		ResourceNamesSubscribe:  []string{"*"},
 		InitialResourceVersions: s.client.known.versions(sub.typeURL),
 	})
+}
+
+// self returns what the agent says of itself.
+func (s *session) self() *corepb.Node {
+	return &corepb.Node{
+		Id: s.client.config.Node, UserAgentName: "fairlead-agent",
+		UserAgentVersionType: &corepb.Node_UserAgentVersion{UserAgentVersion: s.client.config.Version},
+		Metadata:             s.client.report.Load().Metadata(),
+	}
+}
+
+// reportNews sends the report, unless the first request on the stream will bring it. A request without nonce and names neither
+// answers a response nor changes a subscription, whatever its type.
+func (s *session) reportNews() {
+	i := slices.IndexFunc(s.subscriptions, func(sub *subscription) bool { return sub.subscribed })
+	if i >= 0 {
+		s.requests = append(s.requests, &discoverypb.DeltaDiscoveryRequest{Node: s.self(), TypeUrl: s.subscriptions[i].typeURL})
+	}
 }
 
 func (s *session) received(e event) {

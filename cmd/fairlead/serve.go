@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -82,7 +81,7 @@ func (f *serveFlags) configure(config *controlplane.Config, proof *serverIdentit
 	var client kubernetes.Interface
 	if secure || f.source == "kubernetes" {
 		if client, err = source.NewClient(f.kubeconfig); err != nil && secure {
-			return fmt.Errorf("--listen %s: an API server has to authenticate clients, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
+			return usagef("--listen %s: an API server has to authenticate clients, unless the address is on loopback or --insecure is given: %w", config.Listen, err)
 		}
 		if err != nil {
 			return err
@@ -100,13 +99,13 @@ func (f *serveFlags) configure(config *controlplane.Config, proof *serverIdentit
 func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (controlplane.Source, error) {
 	switch {
 	case f.source == "directory" && len(f.directories) == 0:
-		return nil, errors.New("--source directory needs --directory")
+		return nil, usagef("--source directory needs --directory")
 	case f.source == "directory":
 		return source.NewDirectory(source.DirectoryConfig{Paths: f.directories, ServiceProxyName: f.serviceProxyName, Log: log}), nil
 	case f.source != "kubernetes":
-		return nil, fmt.Errorf("--source %q: use kubernetes or directory", f.source)
+		return nil, usagef("--source %q: use kubernetes or directory", f.source)
 	case len(f.directories) > 0:
-		return nil, errors.New("--directory needs --source directory")
+		return nil, usagef("--directory needs --source directory")
 	}
 	return source.NewKubernetes(source.KubernetesConfig{Client: client, ServiceProxyName: f.serviceProxyName}), nil
 }
@@ -120,6 +119,7 @@ func runServe(ctx context.Context, config controlplane.Config) (err error) {
 	if config.Meters, config.Metrics, err = telemetry.Metrics(build()); err != nil {
 		return err
 	}
+	config.Version, _ = build()
 	s, err := controlplane.New(config)
 	if err != nil {
 		return err

@@ -159,7 +159,10 @@ type node struct {
 }
 
 // connect opens a node's stream once the control plane serves.
-func (c *controlPlane) connect(name string) *node {
+func (c *controlPlane) connect(name string) *node { return c.connectTo(name, status.NodeTypes...) }
+
+// connectTo opens a stream that subscribes to everything of the given types.
+func (c *controlPlane) connectTo(name string, types ...string) *node {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), deadline)
 	defer cancel()
@@ -200,7 +203,7 @@ func (c *controlPlane) connect(name string) *node {
 		<-done
 		_ = conn.Close()
 	})
-	for _, t := range status.NodeTypes {
+	for _, t := range types {
 		n.send(&discoverypb.DeltaDiscoveryRequest{Node: &corepb.Node{Id: name}, TypeUrl: t, ResourceNamesSubscribe: []string{"*"}})
 	}
 	return n

@@ -50,10 +50,11 @@ type Source interface {
 
 // Config is what a Server needs.
 type Config struct {
-	Source Source
-	Domain grpc.Domain // The cluster's DNS domain, by which proxyless gRPC clients name Services; empty means grpc.DefaultDomain.
-	Listen string      // The host:port that serves xDS.
-	Admin  string      // The host:port that serves health, metrics and status.
+	Source  Source
+	Version string      // Of the program, for the status; may be empty.
+	Domain  grpc.Domain // The cluster's DNS domain, by which proxyless gRPC clients name Services; empty means grpc.DefaultDomain.
+	Listen  string      // The host:port that serves xDS.
+	Admin   string      // The host:port that serves health, metrics and status.
 
 	// Certificates authenticate the control plane to its clients, and Identity binds a client to its node or pod. Without them
 	// anybody who reaches Listen can read everything, under any name.
@@ -123,7 +124,7 @@ func (s *Server) Addr(ctx context.Context) (net.Addr, error) {
 func (s *Server) Run(ctx context.Context) error {
 	group, ended := errgroup.WithContext(ctx) // ended is over with ctx, or when a part fails.
 	var stops []func()
-	for _, part := range []func(context.Context) error{s.serveAdmin, s.translator.run, s.source, s.renewCertificates, s.serve} {
+	for _, part := range []func(context.Context) error{s.serveAdmin, s.tracker.Run, s.translator.run, s.source, s.renewCertificates, s.serve} {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		done := make(chan struct{})
 		group.Go(func() error {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
@@ -271,13 +272,20 @@ func TestMetricsAndStatusTellWhatANodeHas(t *testing.T) {
 	c, folder := startDirectory(t, twoServices())
 	n := c.connect("n1")
 	n.until("everything is there", n.has(2, 2, 2, 1))
+	program := c.connectTo("default/client", envoy.AssignmentType) // It is no node, and measures nothing.
+	program.until("everything is there", program.has(0, 2, 0, 0))
 	put(t, folder, "web-slice.yaml", sliceManifest("web", "10.244.1.1"))
+	program.ack(program.take("the change comes"))
 	held := n.take("the change comes")
 	c.eventually("the node lags behind", func() bool {
 		s := c.status()
-		return len(s.Nodes) == 1 && s.Nodes[0].Applied == s.Publish-1 && s.Nodes[0].LagSeconds > 0
+		return len(s.Nodes) == 2 && s.Nodes[0].Applied == s.Publish-1 && s.Nodes[0].LagSeconds > 0
 	})
-	_, metrics := c.get("/metrics")
+	var metrics string
+	c.eventually("the program has acknowledged everything", func() bool {
+		_, metrics = c.get("/metrics")
+		return sample(metrics, `fairlead_xds_responses_total{result="ack",type="ClusterLoadAssignment"}`) == "3"
+	})
 	if got := sample(metrics, "fairlead_programming_duration_seconds_count"); got != "" {
 		t.Errorf("%s observations before the node has acknowledged a change", got)
 	}
@@ -297,9 +305,10 @@ func TestMetricsAndStatusTellWhatANodeHas(t *testing.T) {
 		"fairlead_endpoints":                         "2",
 		"fairlead_nodes":                             "2",
 		`fairlead_xds_subscriptions{type="Cluster"}`: "1",
-		"fairlead_xds_clients":                       "1",
+		`fairlead_xds_clients{kind="agent"}`:         "1",
+		`fairlead_xds_clients{kind="program"}`:       "1",
 		"fairlead_queue_length":                      "0",
-		`fairlead_xds_responses_total{result="ack",type="ClusterLoadAssignment"}`: "2",
+		`fairlead_xds_responses_total{result="ack",type="ClusterLoadAssignment"}`: "4",
 		"fairlead_programming_duration_seconds_count":                             "1",
 		"fairlead_propagation_duration_seconds_count":                             "1",
 		`fairlead_propagation_duration_seconds_bucket{le="10"}`:                   "1",
@@ -325,6 +334,40 @@ func sample(metrics, name string) string {
 		}
 	}
 	return ""
+}
+
+// Whether a node forwards a Service takes its agent, an ACK of the change, and an agent that reports no obstacle.
+func TestServiceStatus(t *testing.T) {
+	c, folder := startDirectory(t, twoServices())
+	n := c.connect("n1")
+	n.until("everything is there", n.has(2, 2, 2, 1))
+	report := func(r frontendpb.Report) {
+		n.send(&discoverypb.DeltaDiscoveryRequest{Node: &corepb.Node{Id: "n1", Metadata: r.Metadata()}, TypeUrl: envoy.NodeType})
+	}
+	var got []status.ServiceNode
+	says := func(forwards bool, reason string) func() bool {
+		return func() bool {
+			s, err := c.ServiceStatus("default/web")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = s.Nodes
+			return len(got) == 2 && got[0].Forwards == forwards && strings.Contains(got[0].Reason, reason)
+		}
+	}
+	c.eventually("the node forwards", says(true, ""))
+	if got[1].Node != "n2" || got[1].Forwards || !strings.Contains(got[1].Reason, "no agent is connected") {
+		t.Errorf("a node without an agent: %+v", got[1])
+	}
+	report(frontendpb.Report{NotReady: "no Envoy is ready"})
+	c.eventually("the node has no Envoy", says(false, "no Envoy is ready"))
+	report(frontendpb.Report{})
+	c.eventually("the node forwards again", says(true, ""))
+	put(t, folder, "web-slice.yaml", sliceManifest("web", "10.244.1.1"))
+	held := n.take("the change comes")
+	c.eventually("the node has yet to acknowledge", says(false, "yet to apply it"))
+	n.ack(held)
+	c.eventually("the node forwards the change", says(true, ""))
 }
 
 func TestANackIsTold(t *testing.T) {

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/fairlead/fairlead/server/controlplane/status"
@@ -22,6 +23,7 @@ func (s *Server) Explain(service string, nodes []string) (explain.Report, error)
 // Status returns the state of the process. It is safe for concurrent use.
 func (s *Server) Status() status.Status {
 	now := s.tracker.Status()
+	now.Version = s.cfg.Version
 	if err := s.notReady(); err != nil {
 		now.Reason = err.Error()
 	} else {
@@ -38,20 +40,23 @@ func (s *Server) ServiceStatus(service string) (status.Service, error) {
 		return status.Service{}, err
 	}
 	s.translator.mu.Lock()
-	seq, names := max(s.translator.publishes[key], 1), s.translator.world.Nodes()
+	seq := max(s.translator.publishes[key], 1)
 	known := s.translator.world.Plan(key) != nil
 	s.translator.mu.Unlock()
 	if !known {
 		return status.Service{}, fmt.Errorf("no Service %s is forwarded: it does not exist, or it is headless, an ExternalName, or for another proxy", key)
 	}
-	applied := map[string]uint64{}
-	for _, n := range s.tracker.Status().Nodes {
-		applied[n.Node] = n.Applied
-	}
 	answer := status.Service{Service: key.String(), Publish: seq, Nodes: []status.ServiceNode{}}
-	for _, name := range names {
-		at, connected := applied[name]
-		answer.Nodes = append(answer.Nodes, status.ServiceNode{Node: name, Connected: connected, Forwards: at >= seq})
+	for _, n := range s.tracker.Status().Nodes {
+		at := status.ServiceNode{Node: n.Node, Connected: n.Connected, Reason: n.Reason}
+		switch {
+		case !n.Connected || n.State == status.NotReady:
+		case n.Applied < seq:
+			at.Reason = cmp.Or(n.Reason, "the node has yet to apply it")
+		default:
+			at.Forwards, at.Reason = true, ""
+		}
+		answer.Nodes = append(answer.Nodes, at)
 	}
 	return answer, nil
 }

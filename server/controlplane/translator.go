@@ -82,6 +82,9 @@ func (t *translator) apply(batch source.Batch) {
 	for name := range t.stale {
 		t.translateNode(name, &update)
 	}
+	if len(update.Views) > 0 { // A kubelet writes its Node every few minutes without one.
+		t.tracker.SetNodes(t.world.Nodes())
+	}
 	clear(t.stale)
 	t.count()
 	if t.first || len(update.Contributions) > 0 || len(update.Views) > 0 {

@@ -95,7 +95,7 @@ func (t *Tracker) observe(meter metric.Meter) error {
 		endpoints = gauge("fairlead.endpoints", "Endpoints in all EndpointSlices.")
 		nodes     = gauge("fairlead.nodes", "Node objects.")
 		problems  = gauge("fairlead.problems", "What is wrong with objects, by reason; /debug/status names them.")
-		connected = gauge("fairlead.xds.clients", "Nodes that have a stream.")
+		clients   = gauge("fairlead.xds.clients", "Clients that have a stream, by kind: agent (of a node) or program (with gRPC of its own).")
 		streams   = gauge("fairlead.xds.subscriptions", "Types that streams subscribe to, by type of resource.")
 	)
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
@@ -107,9 +107,11 @@ func (t *Tracker) observe(meter metric.Meter) error {
 		for reason, n := range countBy(t.Problems(), func(p model.Problem) string { return string(p.Reason) }) {
 			o.ObserveFloat64(problems, n, metric.WithAttributes(attribute.String("reason", reason)))
 		}
-		status := t.cache.Status()
-		o.ObserveFloat64(connected, float64(len(countBy(status, func(s cache.StreamStatus) string { return s.Node }))))
-		for label, n := range countBy(status, func(s cache.StreamStatus) attribute.KeyValue { return typeLabel(s.TypeURL) }) {
+		rows, programs := t.nodeRows(t.last())
+		agents := countBy(rows, func(n Node) bool { return n.Connected })[true]
+		o.ObserveFloat64(clients, agents, metric.WithAttributes(attribute.String("kind", "agent")))
+		o.ObserveFloat64(clients, float64(programs), metric.WithAttributes(attribute.String("kind", "program")))
+		for label, n := range countBy(t.cache.Status(), func(s cache.StreamStatus) attribute.KeyValue { return typeLabel(s.TypeURL) }) {
 			o.ObserveFloat64(streams, n, metric.WithAttributes(label))
 		}
 		return nil

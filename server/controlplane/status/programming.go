@@ -48,6 +48,9 @@ func (t *Tracker) Publish(update cache.Update, p *Publication) {
 func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	now := time.Now()
 	t.metrics.responded(typeURL, "ack")
+	if t.cache.Applied(node, envoy.NodeType) == 0 {
+		return // A gRPC program, which is no node, or an agent that does not know its own node yet and so forwards nothing.
+	}
 	for _, p := range t.acknowledge(ack{node: node, since: since, seq: seq, done: t.applied(node), at: now}) {
 		p.acked(t.tracer, node, now)
 		t.metrics.programmed(p, now)
@@ -129,15 +132,4 @@ func (t *Tracker) last() uint64 {
 		return 0
 	}
 	return t.kept[len(t.kept)-1].seq
-}
-
-// published returns when a publish happened, if that is remembered.
-func (t *Tracker) published(seq uint64) (time.Time, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i, found := slices.BinarySearchFunc(t.kept, seq, func(k *Publication, seq uint64) int { return cmp.Compare(k.seq, seq) })
-	if !found {
-		return time.Time{}, false
-	}
-	return t.kept[i].published, true
 }

@@ -1,7 +1,6 @@
 package status
 
 import (
-	"cmp"
 	"time"
 
 	"github.com/fairlead/fairlead/translate/model"
@@ -11,9 +10,11 @@ import (
 type Status struct {
 	Ready    bool            `json:"ready"`
 	Reason   string          `json:"reason,omitempty"` // Why it is not ready.
-	Publish  uint64          `json:"publish"`          // The sequence number of the last publish.
+	Version  string          `json:"version,omitempty"`
+	Publish  uint64          `json:"publish"` // The sequence number of the last publish.
 	World    World           `json:"world"`
-	Nodes    []Node          `json:"nodes"` // Those that are connected, by name.
+	Nodes    []Node          `json:"nodes"`    // Those that have an object or an agent that is connected, by name.
+	Programs int             `json:"programs"` // gRPC programs that are connected.
 	Problems []model.Problem `json:"problems"`
 }
 
@@ -25,12 +26,17 @@ type World struct {
 	Nodes     int64 `json:"nodes"`
 }
 
-// Node is what is known of a node that is connected.
+// Node is what is known of a node.
 type Node struct {
-	Node       string  `json:"node"`
-	Applied    uint64  `json:"applied"`              // The last publish that it has completely.
-	LagSeconds float64 `json:"lagSeconds,omitempty"` // How long ago the first one was that it lacks.
-	Types      []Type  `json:"types"`
+	Node       string    `json:"node"`
+	State      State     `json:"state"`
+	Since      time.Time `json:"since"`                // When that began, as far as this replica knows.
+	Reason     string    `json:"reason,omitempty"`     // Why it does not forward, and what to do.
+	Connected  bool      `json:"connected"`            // Its agent is connected to this replica.
+	Version    string    `json:"version,omitempty"`    // Of its agent.
+	Applied    uint64    `json:"applied"`              // The last publish that it has completely.
+	LagSeconds float64   `json:"lagSeconds,omitempty"` // How long ago the first one was that it lacks.
+	Types      []Type    `json:"types"`
 }
 
 // Type is what is known of one type of resource on one of the node's streams.
@@ -56,6 +62,7 @@ type ServiceNode struct {
 	Node      string `json:"node"`
 	Connected bool   `json:"connected"` // An agent of the node is connected to this replica.
 	Forwards  bool   `json:"forwards"`
+	Reason    string `json:"reason,omitempty"` // Why it does not.
 }
 
 // worldNow returns how much there is.
@@ -67,32 +74,8 @@ func (t *Tracker) worldNow() World {
 
 // Status returns the state, without whether the process is ready. It is safe for concurrent use.
 func (t *Tracker) Status() Status {
-	status := Status{
-		Publish:  t.last(),
-		World:    t.worldNow(),
-		Nodes:    []Node{},
-		Problems: append([]model.Problem{}, t.Problems()...),
-	}
-	for _, s := range t.cache.Status() {
-		if n := len(status.Nodes); n == 0 || status.Nodes[n-1].Node != s.Node {
-			status.Nodes = append(status.Nodes, Node{Node: s.Node, Applied: status.Publish})
-		}
-		node := &status.Nodes[len(status.Nodes)-1]
-		node.Applied = min(node.Applied, s.Applied)
-		node.Types = append(node.Types, Type{
-			Type:       cmp.Or(TypeNames[s.TypeURL], s.TypeURL),
-			Protocol:   s.Protocol,
-			Subscribed: s.Subscribed,
-			Wildcard:   s.Wildcard,
-			Sent:       s.Sent,
-			Applied:    s.Applied,
-			Nack:       s.Nack,
-		})
-	}
-	for i := range status.Nodes {
-		if at, ok := t.published(status.Nodes[i].Applied + 1); ok {
-			status.Nodes[i].LagSeconds = time.Since(at).Seconds()
-		}
-	}
-	return status
+	s := Status{Publish: t.last(), World: t.worldNow(), Nodes: []Node{}, Problems: append([]model.Problem{}, t.Problems()...)}
+	rows, programs := t.nodeRows(s.Publish)
+	s.Nodes, s.Programs = append(s.Nodes, rows...), programs
+	return s
 }

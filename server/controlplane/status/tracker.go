@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -39,11 +40,13 @@ type Tracker struct {
 	limit    int              // Of nodes, before those that are no longer connected are looked for.
 	problems []model.Problem  // In order, as logged.
 	world    World            // How much there is.
+
+	states states
 }
 
 // New returns an empty Tracker, and the cache that it observes.
 func New(cfg Config) (*Tracker, *cache.Cache, error) {
-	t := &Tracker{tracer: cfg.Tracer, log: cfg.Log, nodes: map[string]*acks{}}
+	t := &Tracker{tracer: cfg.Tracer, log: cfg.Log, nodes: map[string]*acks{}, states: states{began: time.Now()}}
 	cfg.Cache.Observer = t
 	t.cache = cache.New(cfg.Cache)
 	var err error

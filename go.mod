@@ -34,6 +34,7 @@ require (
 	k8s.io/apimachinery v0.37.2 // what Kubernetes' types are made of
 	k8s.io/client-go v0.37.2 // informers, which survive what an API server can do
 	k8s.io/klog/v2 v2.140.0 // client-go logs there; it is led into our log
+	k8s.io/streaming v0.37.2 // what client-go's port forwards are made of
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // the API server's own decoder, which says which fields an object does not have
 	sigs.k8s.io/knftables v0.0.22 // kube-proxy's own way to nftables: transactions, and errors that name the object
 	sigs.k8s.io/yaml v1.6.0 // manifests are read as Kubernetes reads them
@@ -68,11 +69,13 @@ require (
 	github.com/google/gnostic-models v0.7.0 // indirect
 	github.com/google/nftables v0.3.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
+	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/mdlayher/netlink v1.11.2 // indirect
 	github.com/mdlayher/socket v0.6.1 // indirect
+	github.com/moby/spdystream v0.5.1 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect

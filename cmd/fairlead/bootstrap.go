@@ -28,7 +28,7 @@ func newBootstrapEnvoyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if name == "" {
-				return fmt.Errorf("--node: give the name of the node")
+				return usagef("--node: give the name of the node")
 			}
 			b, err := node.Bootstrap(name, runDir, envoyns.ID(id)).JSON()
 			if err != nil {
@@ -69,7 +69,7 @@ from the downward API.`,
 			case "env":
 				text = append([]byte("GRPC_XDS_BOOTSTRAP_CONFIG="), text...)
 			default:
-				return fmt.Errorf("--output %q: use json or env", format)
+				return usagef("--output %q: use json or env", format)
 			}
 			text = append(text, '\n')
 			if file != "" {

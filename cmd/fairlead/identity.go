@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -55,9 +54,9 @@ func (f *serverIdentityFlags) secure(listen string, log *slog.Logger) (bool, err
 	addr, err := netip.ParseAddrPort(listen)
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("--listen %q: use an address and a port, such as 127.0.0.1:18000 or [::]:18000", listen)
+		return false, usagef("--listen %q: use an address and a port, such as 127.0.0.1:18000 or [::]:18000", listen)
 	case f.insecure && f.tlsDir != "":
-		return false, errors.New("--tls-dir and --insecure: use one")
+		return false, usagef("--tls-dir and --insecure: use one")
 	case f.insecure:
 		log.Warn("serving xDS without TLS and client authentication: anybody who reaches the address can read it", "address", listen)
 		return false, nil

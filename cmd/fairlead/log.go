@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 
@@ -21,7 +20,7 @@ func (l *logFlags) add(flags *pflag.FlagSet) {
 func (l *logFlags) logger() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", l.level)
+		return nil, usagef("--log-level %q: use debug, info, warn or error", l.level)
 	}
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler
@@ -31,7 +30,7 @@ func (l *logFlags) logger() (*slog.Logger, error) {
 	case "json":
 		handler = slog.NewJSONHandler(os.Stderr, options)
 	default:
-		return nil, fmt.Errorf("--log-format %q: use text or json", l.format)
+		return nil, usagef("--log-format %q: use text or json", l.format)
 	}
 	logger := slog.New(handler)
 	slog.SetDefault(logger)

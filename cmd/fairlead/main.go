@@ -4,15 +4,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/fairlead/fairlead/server/ops/offline"
 )
 
 func main() { os.Exit(run()) }
@@ -21,11 +19,24 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := newRootCommand().ExecuteContext(ctx); err != nil {
+	root := newRootCommand()
+	asPlugin(root, filepath.Base(os.Args[0]), os.Args[1:])
+	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "fairlead:", err)
 		return exitCode(err)
 	}
 	return 0
+}
+
+// asPlugin has the program speak as a plugin of kubectl if it is called by one of the names that kubectl finds those by:
+// kubectl-NAME, and kubectl_complete-NAME, which is asked for completions.
+func asPlugin(root *cobra.Command, name string, args []string) {
+	switch name {
+	case "kubectl_complete-fairlead":
+		root.SetArgs(append([]string{cobra.ShellCompRequestCmd}, args...))
+	case "kubectl-fairlead":
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl fairlead"}
+	}
 }
 
 func newRootCommand() *cobra.Command {
@@ -48,13 +59,6 @@ func newRootCommand() *cobra.Command {
 		newTranslateCommand(),
 		newVersionCommand(),
 	)
+	checkUsage(root)
 	return root
-}
-
-// exitCode returns 3 for manifests with problems, where --fail-on asks for that, and 1 for every other error.
-func exitCode(err error) int {
-	if errors.Is(err, offline.ErrProblems) {
-		return 3
-	}
-	return 1
 }

@@ -43,7 +43,7 @@ func TestExitCodes(t *testing.T) {
 		"nothing at all":       {"", "translate -f - --node n1", 1, "they are empty"},
 		"passed over":          {service + "{apiVersion: v1, kind: Pod}", "translate -f - --node n1", 0, "passed over: 1 Pod\n"},
 		"no such file":         {"", "translate -f missing.yaml --node n1", 1, "missing.yaml"},
-		"no such condition":    {node, "translate -f - --node n1 --fail-on all", 1, `--fail-on "all": use nothing or problems`},
+		"no such condition":    {node, "translate -f - --node n1 --fail-on all", 2, `--fail-on "all": use nothing, problems`},
 		"explained":            {node + service, "explain web -f -", 0, ""},
 		"explained of nothing": {"error: Unauthorized", "explain web -f -", 1, "apiVersion and kind are missing"},
 		"not forwarded":        {node, "explain web -f -", 1, "no Service default/web is forwarded"},

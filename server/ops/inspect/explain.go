@@ -2,7 +2,6 @@ package inspect
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/ops/explain"
 	"github.com/fairlead/fairlead/server/ops/offline"
+	"github.com/fairlead/fairlead/server/ops/reach"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
@@ -21,11 +21,11 @@ type Question struct {
 	Format  string   // One of Formats.
 
 	Manifests offline.Config // The manifests to read, if it has paths.
-	Admin     string         // Otherwise the admin address of the control plane to query.
+	Replicas  reach.Replicas // Otherwise the control plane to query.
 }
 
 // Formats are the forms of an answer.
-var Formats = []string{"text", "json"}
+var Formats = []string{"text", "json", "yaml"}
 
 // AnswerQuestion writes the answer.
 func AnswerQuestion(ctx context.Context, q Question, w io.Writer) error {
@@ -44,16 +44,13 @@ func AnswerQuestion(ctx context.Context, q Question, w io.Writer) error {
 		_, err := io.WriteString(w, report.Text(q.From))
 		return err
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(report)
+	return Encode(w, q.Format, report)
 }
 
 // ask explains the manifests or queries the control plane.
 func ask(ctx context.Context, q Question) (explain.Report, error) {
 	if len(q.Manifests.Paths) == 0 {
-		return Explain(ctx, q.Admin, q.Service, q.Nodes)
+		return Explain(ctx, q.Replicas, q.Service, q.Nodes)
 	}
 	key, err := model.ParseServiceKey(q.Service)
 	if err != nil {

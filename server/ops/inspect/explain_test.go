@@ -162,7 +162,7 @@ func TestBadQuestions(t *testing.T) {
 		"unknown node":    {Question{Service: "web", Nodes: []string{"n9"}, Format: "text"}, `no node "n9"; there are n1, n2`},
 		"bad name":        {Question{Service: "a/b/c", Format: "text"}, "use namespace/name"},
 		"bad origin":      {Question{Service: "web", From: "mars", Format: "text"}, `choose one of ["pod" "node" "outside"]`},
-		"bad format":      {Question{Service: "web", Format: "xml"}, `choose one of ["text" "json"]`},
+		"bad format":      {Question{Service: "web", Format: "xml"}, `choose one of ["text" "json" "yaml"]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.question.Manifests = offline.Config{Paths: []string{"-"}, Stdin: strings.NewReader(manifests)}

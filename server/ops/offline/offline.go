@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate"
@@ -41,7 +42,7 @@ var ErrProblems = errors.New("there are problems, see the output")
 
 // Formats are the forms of the output: the forwarding table for people, the same for programs, and the resources that the
 // node's agent and Envoy are served.
-var Formats = []string{"table", "json", "xds"}
+var Formats = []string{"table", "json", "yaml", "xds"}
 
 // Run writes the output. That of manifests with faults has their problems. The error is about the configuration, a
 // path that cannot be read, manifests in which there is nothing to read, or it is ErrProblems.
@@ -63,6 +64,10 @@ func Run(cfg Config, w io.Writer) error {
 	switch cfg.Format {
 	case "json":
 		text, err = table.JSON()
+	case "yaml":
+		if text, err = table.JSON(); err == nil {
+			text, err = yaml.JSONToYAML(text)
+		}
 	case "xds":
 		text, err = resources(table)
 	}

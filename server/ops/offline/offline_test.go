@@ -99,7 +99,7 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 	}{
 		{Config{Node: "n1", Format: "json"}, "no manifests"},
 		{Config{Paths: []string{"-"}, Format: "json"}, "no node"},
-		{Config{Paths: []string{"-"}, Node: "n1", Format: "yaml"}, `"table" "json" "xds"`},
+		{Config{Paths: []string{"-"}, Node: "n1", Format: "xml"}, `"table" "json" "yaml" "xds"`},
 		{Config{Paths: []string{"missing.yaml"}, Node: "n1", Format: "json"}, "missing.yaml"},
 	} {
 		if err := Run(tc.cfg, os.Stderr); err == nil || !strings.Contains(err.Error(), tc.want) {

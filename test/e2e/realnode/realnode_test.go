@@ -127,16 +127,10 @@ func (w workload) besideKubeProxy() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	forward, err := w.cluster.readmeCommands("kubectl -n fairlead-system port-forward")
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	named := strings.NewReplacer("NAMESPACE/NAME", "default/"+w.name, "NAME", w.name, "bin/fairlead", w.cluster.program("fairlead"))
-	// In one shell, since the forwarded port is gone with it.
-	script := "set -e; " + named.Replace(forward[0]) + " trap 'kill $!' EXIT; " + named.Replace(strings.Join(tools, "; "))
 	loads := w.startLoads(w.cluster.nodes...)
 	w.typed(named.Replace(labels[0]))
-	out := w.typed(script)
+	out := w.typed("set -e; " + named.Replace(strings.Join(tools, "; ")))
 	w.t.Logf("what the README's commands print:\n%s", out)
 	if !strings.Contains(out, w.name) {
 		w.t.Errorf("fairlead explain does not speak of %s", w.name)

@@ -1,0 +1,84 @@
+package inspect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead/fairlead/server/controlplane/status"
+	"github.com/fairlead/fairlead/server/ops/reach"
+)
+
+const (
+	// poll is how often Wait asks.
+	poll = 200 * time.Millisecond
+	// maxNamed is how many nodes the error of Wait names.
+	maxNamed = 5
+)
+
+// Wait returns when every node forwards the newest change of a Service that the replicas have seen: each node that has a Node
+// object, through whichever replica its agent is connected to. When ctx ends it returns ErrNotForwarding, with the nodes that
+// do not and why, or ErrUnreachable if a replica does not answer: it may know of a newer change.
+func Wait(ctx context.Context, replicas reach.Replicas, service string) error {
+	var last error // Of the last look that ctx did not cut short.
+	for {
+		lacking, err := lacking(ctx, replicas, service)
+		switch {
+		case err == nil && len(lacking) == 0:
+			return nil
+		case err == nil:
+			last = fmt.Errorf("%w: the newest change of Service %s is not forwarded on %s", ErrNotForwarding, service, nodesAndReasons(lacking))
+		case ctx.Err() == nil || last == nil:
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(poll):
+		}
+	}
+}
+
+// nodesAndReasons names nodes, with why each is named.
+func nodesAndReasons(nodes map[string]string) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		if len(all) == maxNamed {
+			all = append(all, fmt.Sprintf("and %d more", len(nodes)-maxNamed))
+			break
+		}
+		all = append(all, fmt.Sprintf("%s (%s)", name, nodes[name]))
+	}
+	return strings.Join(all, ", ")
+}
+
+// lacking returns the nodes that do not forward the newest change of a Service, and why.
+func lacking(ctx context.Context, replicas reach.Replicas, service string) (map[string]string, error) {
+	all, err := replicas.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	forwards, reasons := map[string]bool{}, map[string]string{}
+	for _, r := range all {
+		var s status.Service
+		if err := get(ctx, r, "/debug/service", url.Values{"service": {service}}, &s); err != nil {
+			return nil, err
+		}
+		for _, n := range s.Nodes {
+			forwards[n.Node] = forwards[n.Node] || n.Forwards
+			if n.Connected || reasons[n.Node] == "" {
+				reasons[n.Node] = n.Reason
+			}
+		}
+	}
+	if len(forwards) == 0 {
+		return nil, errors.New("there is no node: neither an object nor an agent")
+	}
+	maps.DeleteFunc(reasons, func(node, _ string) bool { return forwards[node] })
+	return reasons, nil
+}

@@ -8,7 +8,7 @@
 //
 // A client that does not keep up delays no other: each stream has a goroutine of its own, and the cache keeps
 // at most one response for each type of it, and the names of what has changed since. A connection that is dead is
-// found by keepalive within 40 s. One that is alive, but whose client does not read, is closed after
+// found by keepalive within 25 s. One that is alive, but whose client does not read, is closed after
 // Config.SendTimeout; HTTP/2's own pings do not notice, since the client's transport answers them.
 package xds
 
@@ -142,7 +142,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // options returns the settings of a server on a network.
 func (s *Server) options(network string) []grpc.ServerOption {
-	alive := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+	// A node that has lost its power counts as connected until then.
+	alive := keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}
 	if network != "unix" {
 		alive.MaxConnectionIdle = idleTimeout
 	}

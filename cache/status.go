@@ -10,14 +10,14 @@ import (
 
 // StreamStatus is the state of one type on one stream.
 type StreamStatus struct {
-	Node       string
-	TypeURL    string
-	Protocol   string // "delta" or "sotw".
-	Wildcard   bool
-	Subscribed int    // Names subscribed to, besides the wildcard.
-	Sent       uint64 // The publish that the client reached with the last response; 0 before the first.
-	Applied    uint64 // As Cache.Applied, for this stream.
-	Nack       string // Why the client rejected what it was sent; empty once it has accepted other content.
+	Node       string `json:"node"`
+	TypeURL    string `json:"typeUrl"`
+	Protocol   string `json:"protocol"` // "delta" or "sotw".
+	Wildcard   bool   `json:"wildcard"`
+	Subscribed int    `json:"subscribed"`     // Names subscribed to, besides the wildcard.
+	Sent       uint64 `json:"sent"`           // The publish that the client reached with the last response; 0 before the first.
+	Applied    uint64 `json:"applied"`        // As Cache.Applied, for this stream.
+	Nack       string `json:"nack,omitempty"` // Why the client rejected what it was sent; empty once it has accepted other content.
 
 	// Client is what the client last said of itself: its version, and what else its metadata holds. It is immutable.
 	Client *corepb.Node `json:"-"`

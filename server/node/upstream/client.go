@@ -86,28 +86,22 @@ type Client struct {
 
 // Status is the client's state at one moment, for the status page and metrics.
 type Status struct {
-	// Connected reports whether a stream is open, and Address to which control plane.
-	Connected bool
-	Address   string
-	// Since is when Connected last changed.
-	Since time.Time
-	// LastError is why the last stream ended or failed to open; the next success does not clear it.
-	LastError string
-	// Streams counts the streams opened.
-	Streams uint64
-	// Types holds one entry per subscribed type, in the order of Config.Types.
-	Types []TypeStatus
+	Connected bool         `json:"connected"`           // A stream is open.
+	Address   string       `json:"address,omitempty"`   // To which control plane.
+	Since     time.Time    `json:"since"`               // When Connected last changed.
+	LastError string       `json:"lastError,omitempty"` // Why the last stream ended or failed to open; the next success does not clear it.
+	Streams   uint64       `json:"streams"`             // Streams opened.
+	Types     []TypeStatus `json:"types"`               // One for each subscribed type, in the order of Config.Types.
 }
 
 // TypeStatus is the status of one resource type.
 type TypeStatus struct {
-	Type      string
-	Resources int    // Resources that the node acknowledged and still has.
-	Responses uint64 // Responses received.
-	Acked     uint64 // Responses acknowledged to the control plane.
-	Nacked    uint64 // Responses rejected.
-	// InProgress reports that the agent has an update that it has not answered.
-	InProgress bool
+	Type       string `json:"type"`
+	Resources  int    `json:"resources"`  // Resources that the node acknowledged and still has.
+	Responses  uint64 `json:"responses"`  // Responses received.
+	Acked      uint64 `json:"acked"`      // Responses acknowledged to the control plane.
+	Nacked     uint64 `json:"nacked"`     // Responses rejected.
+	InProgress bool   `json:"inProgress"` // The agent has an update that it has not answered.
 }
 
 // New checks the configuration and loads the state file. It logs that a state file is missing or damaged, and does not fail:

@@ -49,7 +49,7 @@ func (f *clusterFlags) open() (reach.Replicas, error) {
 func (f *clusterFlags) openCluster() (*reach.Cluster, error) {
 	service, err := parseObject("--server-endpoints", f.service)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	f.cluster.Service = service
 	// client-go logs what the commands report themselves, such as a connection to a pod that was refused.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -97,7 +96,7 @@ func (f *serverIdentityFlags) configure(config *controlplane.Config, client kube
 func parseObject(flag, value string) (types.NamespacedName, error) {
 	namespace, name, ok := strings.Cut(value, "/")
 	if !ok || namespace == "" || name == "" {
-		return types.NamespacedName{}, fmt.Errorf("%s %q: use NAMESPACE/NAME", flag, value)
+		return types.NamespacedName{}, usagef("%s %q: use NAMESPACE/NAME", flag, value)
 	}
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }

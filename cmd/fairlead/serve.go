@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead/fairlead/server/controlplane"
+	"github.com/fairlead/fairlead/server/controlplane/events"
 	"github.com/fairlead/fairlead/server/ops/telemetry"
 	"github.com/fairlead/fairlead/server/source"
 	"github.com/fairlead/fairlead/translate/grpc"
@@ -23,6 +25,8 @@ const flushTimeout = 2 * time.Second
 type serveFlags struct {
 	directories      []string
 	kubeconfig       string
+	pod              string
+	serverEndpoints  string
 	serviceProxyName string
 	source           string
 }
@@ -69,6 +73,8 @@ OTEL_ variables of the environment ask for it.`,
 	set.StringSliceVar(&flags.directories, "directory", nil, "Folder of manifests, or a manifest, for --source directory; may be repeated.")
 	set.StringVar(&flags.kubeconfig, "kubeconfig", "", "Kubeconfig file of the API server; by default $KUBECONFIG, ~/.kube/config or the pod's service account.")
 	set.StringVar(&config.Listen, "listen", "127.0.0.1:18000", "Address that serves xDS.")
+	set.StringVar(&flags.pod, "pod", os.Getenv("POD_NAME"), "Name of the pod of this replica, for --server-endpoints; by default $POD_NAME.")
+	set.StringVar(&flags.serverEndpoints, "server-endpoints", "", "Service, as NAMESPACE/NAME, whose ready endpoints are the control plane's replicas. They share in writing Kubernetes Events about objects with problems and nodes that do not forward; by default none are written.")
 	set.StringVar(&flags.serviceProxyName, "service-proxy-name", "", "Serve the Services whose label service.kubernetes.io/service-proxy-name has this value; by default those without the label.")
 	set.StringVar(&flags.source, "source", "kubernetes", "Where the objects come from: kubernetes or directory.")
 	log.add(set)
@@ -90,10 +96,30 @@ func (f *serveFlags) configure(config *controlplane.Config, proof *serverIdentit
 	if config.Source, err = f.newSource(client, config.Log); err != nil {
 		return err
 	}
+	if config.Events, err = f.newEvents(client); err != nil {
+		return err
+	}
 	if secure {
 		return proof.configure(config, client)
 	}
 	return nil
+}
+
+// newEvents returns how to write Kubernetes Events, nil if none are to be written.
+func (f *serveFlags) newEvents(client kubernetes.Interface) (*events.Config, error) {
+	if f.serverEndpoints == "" {
+		return nil, nil
+	}
+	service, err := parseObject("--server-endpoints", f.serverEndpoints)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.source != "kubernetes":
+		return nil, usagef("--server-endpoints needs --source kubernetes: Events are about objects of an API server")
+	case f.pod == "":
+		return nil, usagef("--server-endpoints needs --pod, the name of this replica's pod")
+	}
+	return &events.Config{Client: client, Service: service, Pod: f.pod}, nil
 }
 
 func (f *serveFlags) newSource(client kubernetes.Interface, log *slog.Logger) (controlplane.Source, error) {

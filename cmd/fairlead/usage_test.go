@@ -33,6 +33,7 @@ func TestUsage(t *testing.T) {
 		"translate --node n1":            "give manifests by -f PATH",
 		"translate -f - --node n1 -o ps": `--output "ps": use table, json, yaml, xds`,
 		"serve --listen here":            `--listen "here"`,
+		"serve --source directory --directory . --server-endpoints a/b": "--server-endpoints needs --source kubernetes",
 	} {
 		_, got, code := execute("", strings.Fields(args)...)
 		if code != exitUsage || !strings.Contains(got, notes) {

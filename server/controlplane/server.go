@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/server/controlplane/events"
 	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/server/identity"
 	"github.com/fairlead/fairlead/server/ops/admin"
@@ -60,6 +61,9 @@ type Config struct {
 	// anybody who reaches Listen can read everything, under any name.
 	Certificates *identity.Certificates
 	Identity     *identity.Authenticator
+
+	// Events, of which the rest is filled in, has the process write Kubernetes Events; nil: it writes none.
+	Events *events.Config
 
 	Traces  trace.TracerProvider
 	Meters  metric.MeterProvider
@@ -124,7 +128,7 @@ func (s *Server) Addr(ctx context.Context) (net.Addr, error) {
 func (s *Server) Run(ctx context.Context) error {
 	group, ended := errgroup.WithContext(ctx) // ended is over with ctx, or when a part fails.
 	var stops []func()
-	for _, part := range []func(context.Context) error{s.serveAdmin, s.tracker.Run, s.translator.run, s.source, s.renewCertificates, s.serve} {
+	for _, part := range []func(context.Context) error{s.serveAdmin, s.tracker.Run, s.translator.run, s.source, s.renewCertificates, s.serve, s.writeEvents} {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		done := make(chan struct{})
 		group.Go(func() error {
@@ -153,6 +157,7 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		Live:    s.stuck,
 		Ready:   s.notReady,
 		Status:  func() any { return s.Status() },
+		Agents:  func() any { return s.Agents() },
 		Explain: func(service string, nodes []string) (any, error) { return s.Explain(service, nodes) },
 		Service: func(service string) (any, error) { return s.ServiceStatus(service) },
 		Log:     s.cfg.Log,
@@ -204,6 +209,24 @@ func (s *Server) renewCertificates(ctx context.Context) error {
 		return nil
 	}
 	return s.cfg.Certificates.Run(ctx)
+}
+
+// writeEvents writes Kubernetes Events about what is wrong, once clients can connect: a replica that starts has no agent yet.
+func (s *Server) writeEvents(ctx context.Context) error {
+	if s.cfg.Events == nil {
+		return nil
+	}
+	select {
+	case <-s.serving:
+	case <-ctx.Done():
+		return nil
+	}
+	config := *s.cfg.Events
+	config.Problems, config.Nodes, config.Log = s.tracker.Problems, s.tracker.Nodes, s.cfg.Log
+	if at, ok := s.AdminAddr().(*net.TCPAddr); ok {
+		config.AdminPort = at.Port
+	}
+	return events.New(config).Run(ctx)
 }
 
 // stuck returns why the process should be restarted.

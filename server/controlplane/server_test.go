@@ -361,6 +361,9 @@ func TestServiceStatus(t *testing.T) {
 	}
 	report(frontendpb.Report{NotReady: "no Envoy is ready"})
 	c.eventually("the node has no Envoy", says(false, "no Envoy is ready"))
+	if _, body := c.get("/agents"); body != "{\n  \"n1\": \"NotReady\"\n}\n" {
+		t.Errorf("other replicas are told %s", body)
+	}
 	report(frontendpb.Report{})
 	c.eventually("the node forwards again", says(true, ""))
 	put(t, folder, "web-slice.yaml", sliceManifest("web", "10.244.1.1"))

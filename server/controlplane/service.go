@@ -32,6 +32,17 @@ func (s *Server) Status() status.Status {
 	return now
 }
 
+// Agents returns the states of the nodes whose agents are connected to this replica. It is safe for concurrent use.
+func (s *Server) Agents() map[string]status.State {
+	agents := map[string]status.State{}
+	for _, n := range s.tracker.Nodes() {
+		if n.Connected {
+			agents[n.Node] = n.State
+		}
+	}
+	return agents
+}
+
 // ServiceStatus says which nodes forward the newest change of a Service that this replica has seen. It is safe for concurrent
 // use.
 func (s *Server) ServiceStatus(service string) (status.Service, error) {

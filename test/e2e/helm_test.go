@@ -94,6 +94,7 @@ func TestHelm(t *testing.T) {
 		h.in(t).underLoad(s.in(t), "rollback", release, "1", "--namespace", containersNamespace)
 	})
 	t.Run("trace", func(t *testing.T) { h.in(t).traced(s.in(t), collector) })
+	t.Run("events", func(t *testing.T) { h.in(t).events() })
 	t.Run("metrics", func(t *testing.T) { h.in(t).dashboardMetrics() })
 	t.Run("replace", func(t *testing.T) { h.in(t).replaceKubeProxy(other.in(t)) })
 

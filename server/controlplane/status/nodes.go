@@ -67,9 +67,15 @@ func (t *Tracker) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			t.nodeRows(t.last())
+			t.Nodes()
 		}
 	}
+}
+
+// Nodes returns the state of every node that has an object or an agent that is connected, by name. It is safe for concurrent use.
+func (t *Tracker) Nodes() []Node {
+	rows, _ := t.nodeRows(t.last())
+	return rows
 }
 
 // nodeRows returns the state of every node that has an object or an agent that is connected, by name, and the number of other

@@ -1,8 +1,8 @@
 // Package admin serves a process's health, readiness, metrics and state over HTTP, to the people and programs that operate it.
 //
 // In come functions that return the answers, out goes HTTP. It never changes anything. Health and metrics are served
-// on any address, for the kubelet and Prometheus; what is under /debug names Services and nodes, so it is served on
-// loopback addresses only.
+// on any address, for the kubelet and Prometheus, and so are the names of the nodes whose agents are connected, for other
+// replicas. What is under /debug names Services and says why, so it is served on loopback addresses only.
 package admin
 
 import (
@@ -27,6 +27,9 @@ type Config struct {
 	Status  func() any   // Its state, for encoding/json.
 	Log     *slog.Logger
 
+	// Agents returns the states of the nodes whose agents are connected, for other replicas; nil in a process that has none.
+	Agents func() any
+
 	// Explain returns what nodes (none: all) do with a Service and why, and Service which nodes have its newest change. Nil
 	// in a process that holds neither.
 	Explain func(service string, nodes []string) (any, error)
@@ -36,8 +39,8 @@ type Config struct {
 // stopTimeout is how long a request may still take when the process stops.
 const stopTimeout = 2 * time.Second
 
-// Handler serves /livez, /healthz (the same, by its older name), /readyz, /metrics, /debug/status, /debug/pprof/ (Go's
-// profiler) and, where there are answers, /debug/explain?service=NAMESPACE/NAME&node=NAME and /debug/service?service=NAMESPACE/NAME.
+// Handler serves /livez, /healthz (the same, by its older name), /readyz, /metrics, /debug/status, /debug/pprof/ (Go's profiler)
+// and, where there are answers, /agents, /debug/explain?service=NAMESPACE/NAME&node=NAME and /debug/service?service=NAMESPACE/NAME.
 func Handler(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", health(cfg.Live))
@@ -47,6 +50,9 @@ func Handler(cfg Config) http.Handler {
 	mux.Handle("GET /debug/status", loopbackOnly(answer(func(url.Values) (any, error) { return cfg.Status(), nil })))
 	mux.Handle("GET /debug/pprof/", loopbackOnly(http.HandlerFunc(pprof.Index)))
 	mux.Handle("GET /debug/pprof/profile", loopbackOnly(http.HandlerFunc(pprof.Profile)))
+	if cfg.Agents != nil {
+		mux.Handle("GET /agents", answer(func(url.Values) (any, error) { return cfg.Agents(), nil }))
+	}
 	if cfg.Explain != nil {
 		mux.Handle("GET /debug/explain", loopbackOnly(answer(func(q url.Values) (any, error) { return cfg.Explain(q.Get("service"), q["node"]) })))
 	}

@@ -66,6 +66,7 @@ func TestAnswers(t *testing.T) {
 		Live:    func() error { return nil },
 		Ready:   func() error { return errors.New("waiting for the first list of Nodes") },
 		Status:  func() any { return map[string]int{"nodes": 3} },
+		Agents:  func() any { return map[string]string{"n1": "Forwarding"} },
 	})
 	for _, test := range []struct {
 		name, host, path string
@@ -81,6 +82,7 @@ func TestAnswers(t *testing.T) {
 		{"status for a web page that renamed this address", "evil.example:80", "/debug/status", 403, "only answered on a loopback address, for instance after kubectl port-forward\n"},
 		{"a profile for a web page that renamed this address", "evil.example:80", "/debug/pprof/heap", 403, "only answered on a loopback address, for instance after kubectl port-forward\n"},
 		{"health for anyone", "evil.example:80", "/livez", 200, "ok\n"},
+		{"other replicas are told of agents", "10.244.1.1:19000", "/agents", 200, "{\n  \"n1\": \"Forwarding\"\n}\n"},
 		{"nothing else", addr, "/debug", 404, "404 page not found\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

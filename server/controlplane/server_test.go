@@ -18,6 +18,7 @@ import (
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
@@ -305,8 +306,12 @@ func TestMetricsAndStatusTellWhatANodeHas(t *testing.T) {
 		"fairlead_endpoints":                         "2",
 		"fairlead_nodes":                             "2",
 		`fairlead_xds_subscriptions{type="Cluster"}`: "1",
-		`fairlead_xds_clients{kind="agent"}`:         "1",
-		`fairlead_xds_clients{kind="program"}`:       "1",
+		`fairlead_agents{state="Forwarding"}`:        "1",
+		`fairlead_agents{state="NotReady"}`:          "0",
+		`fairlead_node_forwarding{node="n1"}`:        "1",
+		`fairlead_node_forwarding{node="n2"}`:        "0",
+		"fairlead_grpc_programs":                     "1",
+		"fairlead_ready":                             "1",
 		"fairlead_queue_length":                      "0",
 		`fairlead_xds_responses_total{result="ack",type="ClusterLoadAssignment"}`: "4",
 		"fairlead_programming_duration_seconds_count":                             "1",
@@ -319,10 +324,41 @@ func TestMetricsAndStatusTellWhatANodeHas(t *testing.T) {
 			t.Errorf("%s is %q, want %s", name, got, want)
 		}
 	}
-	for _, name := range []string{"web", "n1", "default"} {
+	for _, name := range []string{"web", "default"} {
 		if regexp.MustCompile(`fairlead_[^ ]*"` + name + `"`).MatchString(metrics) {
 			t.Errorf("a label names %s:\n%s", name, metrics)
 		}
+	}
+}
+
+// What an alert asks for is there before anything has gone wrong, and has a name as Prometheus has them.
+func TestMetricsAreThereFromTheStart(t *testing.T) {
+	c, _ := startDirectory(t, twoServices())
+	c.eventually("it serves", func() bool { code, _ := c.get("/readyz"); return code == http.StatusOK })
+	_, metrics := c.get("/metrics")
+	want := []string{`fairlead_node_forwarding{node="n1"}`, `fairlead_node_forwarding{node="n2"}`}
+	for _, reason := range model.Reasons {
+		want = append(want, fmt.Sprintf("fairlead_problems{reason=%q}", reason))
+	}
+	for _, state := range status.States {
+		want = append(want, fmt.Sprintf("fairlead_agents{state=%q}", state))
+	}
+	for _, kind := range []string{"Node", "Cluster", "ClusterLoadAssignment", "Listener", "Frontend", "other"} {
+		for _, result := range []string{"ack", "nack"} {
+			want = append(want, fmt.Sprintf("fairlead_xds_responses_total{result=%q,type=%q}", result, kind))
+		}
+	}
+	for _, name := range want {
+		if got := sample(metrics, name); got != "0" {
+			t.Errorf("%s is %q, want 0", name, got)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(metrics)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 }
 

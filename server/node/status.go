@@ -158,6 +158,7 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	keep(err)
 	i.nacks, err = meter.Int64Counter("fairlead.envoy.nacks", metric.WithDescription("Responses that an Envoy rejected."))
 	keep(err)
+	i.nacks.Add(context.Background(), 0) // A rate misses the first event of a series that begins with it.
 	keep(observePackets(meter))
 	gauge := func(name, description string, read func(Status) int64) {
 		_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
@@ -168,6 +169,8 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	}
 	gauge("fairlead.node.frontends", "Addresses and ports that the node forwards, refuses or drops.", func(s Status) int64 { return int64(s.Frontends) })
 	gauge("fairlead.node.envoys", "Envoys that are alive on the node.", func(s Status) int64 { return int64(len(s.Generations)) })
+	gauge("fairlead.node.ready", "1 if the node forwards, as far as it can tell itself.", func(s Status) int64 { return number(s.ready() == nil) })
+	gauge("fairlead.node.problems", "What the node itself has found to be wrong; /debug/status names it.", func(s Status) int64 { return int64(len(s.Problems)) })
 	gauge("fairlead.node.programmed", "1 if the kernel has all that the control plane sent.", func(s Status) int64 { return number(s.Programmed) })
 	gauge("fairlead.upstream.connected", "1 if a control plane is connected.", func(s Status) int64 { return number(s.Upstream.Connected) })
 	return i, errors.Join(errs...)

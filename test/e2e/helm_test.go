@@ -95,7 +95,7 @@ func TestHelm(t *testing.T) {
 	})
 	t.Run("trace", func(t *testing.T) { h.in(t).traced(s.in(t), collector) })
 	t.Run("events", func(t *testing.T) { h.in(t).events() })
-	t.Run("metrics", func(t *testing.T) { h.in(t).dashboardMetrics() })
+	t.Run("metrics", func(t *testing.T) { h.in(t).exampleMetrics() })
 	t.Run("replace", func(t *testing.T) { h.in(t).replaceKubeProxy(other.in(t)) })
 
 	// An agent that starts while its DaemonSet is deleted never sees it, and so leaves its node as it is.

@@ -42,3 +42,9 @@ const (
 	ListShrank          Reason = "ListShrank"          // A list that lacks most of what was there.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )
+
+// Reasons are all reasons, so that each can be counted before there is a problem of it.
+var Reasons = []Reason{
+	InvalidObject, InvalidName, InvalidAddress, InvalidPort, InvalidField, InvalidValue, UnknownProtocol, WrongFamily, DuplicateFrontend,
+	DuplicateObject, TooManyEndpoints, UnsupportedObject, UnknownNode, PortUnavailable, UnknownPods, Unreadable,
+}

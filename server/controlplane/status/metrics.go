@@ -3,6 +3,8 @@ package status
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -14,8 +16,8 @@ import (
 	"github.com/fairlead/fairlead/translate/model"
 )
 
-// metrics are what the process measures as it happens. Labels are of closed sets: what is known of single nodes and
-// Services is in the status.
+// metrics are what the process measures as it happens. Labels are of closed sets, and each series is there from the start: a
+// rate misses the first event of a series that begins with it. What is known of single Services is in the status.
 type metrics struct {
 	programming, propagation, translation, publication metric.Float64Histogram
 	responses                                          metric.Int64Counter
@@ -32,6 +34,11 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	responses, err := meter.Int64Counter("fairlead.xds.responses",
 		metric.WithDescription("Responses that clients acknowledged (ack) or rejected (nack), by type of resource."))
 	errs = append(errs, err)
+	for _, typeURL := range append(slices.Collect(maps.Keys(TypeNames)), "") {
+		for _, result := range []string{acked, nacked} {
+			responses.Add(context.Background(), 0, metric.WithAttributes(typeLabel(typeURL), attribute.String("result", result)))
+		}
+	}
 	return &metrics{
 		programming: histogram("fairlead.programming.duration",
 			"From when the oldest object of a publish was written, which the API server records to the second, until a node forwarded accordingly."),
@@ -80,6 +87,12 @@ func typeLabel(typeURL string) attribute.KeyValue {
 	return attribute.String("type", name)
 }
 
+// The results of a response.
+const (
+	acked  = "ack"
+	nacked = "nack"
+)
+
 // observe registers a callback by which the meter reads the numbers that the tracker and the cache hold.
 func (t *Tracker) observe(meter metric.Meter) error {
 	var errs []error
@@ -93,9 +106,11 @@ func (t *Tracker) observe(meter metric.Meter) error {
 		services  = gauge("fairlead.services", "Services that are forwarded.")
 		frontends = gauge("fairlead.frontends", "Addresses and ports of Services; those of NodePorts count once.")
 		endpoints = gauge("fairlead.endpoints", "Endpoints in all EndpointSlices.")
-		nodes     = gauge("fairlead.nodes", "Node objects.")
+		nodes     = gauge("fairlead.nodes", "Node objects: each node is expected to forward.")
+		node      = gauge("fairlead.node.forwarding", "1 if the node of an object has its agent connected to this replica and forwards; of the replicas, the highest counts.")
+		agents    = gauge("fairlead.agents", "Nodes whose agent is connected to this replica, by state; /debug/status says why one does not forward.")
+		programs  = gauge("fairlead.grpc.programs", "gRPC programs that are connected to this replica.")
 		problems  = gauge("fairlead.problems", "What is wrong with objects, by reason; /debug/status names them.")
-		clients   = gauge("fairlead.xds.clients", "Clients that have a stream, by kind: agent (of a node) or program (with gRPC of its own).")
 		streams   = gauge("fairlead.xds.subscriptions", "Types that streams subscribe to, by type of resource.")
 	)
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
@@ -104,13 +119,23 @@ func (t *Tracker) observe(meter metric.Meter) error {
 		o.ObserveFloat64(frontends, float64(world.Frontends))
 		o.ObserveFloat64(endpoints, float64(world.Endpoints))
 		o.ObserveFloat64(nodes, float64(world.Nodes))
-		for reason, n := range countBy(t.Problems(), func(p model.Problem) string { return string(p.Reason) }) {
-			o.ObserveFloat64(problems, n, metric.WithAttributes(attribute.String("reason", reason)))
+		byReason := countBy(t.Problems(), func(p model.Problem) model.Reason { return p.Reason })
+		for _, reason := range model.Reasons {
+			o.ObserveFloat64(problems, byReason[reason], metric.WithAttributes(attribute.String("reason", string(reason))))
 		}
-		rows, programs := t.nodeRows(t.last())
-		agents := countBy(rows, func(n Node) bool { return n.Connected })[true]
-		o.ObserveFloat64(clients, agents, metric.WithAttributes(attribute.String("kind", "agent")))
-		o.ObserveFloat64(clients, float64(programs), metric.WithAttributes(attribute.String("kind", "program")))
+		rows, others := t.nodeRows(t.last())
+		o.ObserveFloat64(programs, float64(others))
+		byState := countBy(rows, func(n Node) State { return n.State })
+		for _, state := range States {
+			o.ObserveFloat64(agents, byState[state], metric.WithAttributes(attribute.String("state", string(state))))
+		}
+		for _, n := range rows {
+			forwards := 0.0
+			if n.State == Forwarding {
+				forwards = 1
+			}
+			o.ObserveFloat64(node, forwards, metric.WithAttributes(attribute.String("node", n.Node)))
+		}
 		for label, n := range countBy(t.cache.Status(), func(s cache.StreamStatus) attribute.KeyValue { return typeLabel(s.TypeURL) }) {
 			o.ObserveFloat64(streams, n, metric.WithAttributes(label))
 		}

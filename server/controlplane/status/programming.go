@@ -47,7 +47,7 @@ func (t *Tracker) Publish(update cache.Update, p *Publication) {
 // Acked records what a node's agent has acknowledged.
 func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	now := time.Now()
-	t.metrics.responded(typeURL, "ack")
+	t.metrics.responded(typeURL, acked)
 	if t.cache.Applied(node, envoy.NodeType) == 0 {
 		return // A gRPC program, which is no node, or an agent that does not know its own node yet and so forwards nothing.
 	}
@@ -58,7 +58,7 @@ func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 }
 
 // Nacked counts that a client rejected what it was sent; the server of xDS logs it.
-func (t *Tracker) Nacked(_, typeURL, _ string) { t.metrics.responded(typeURL, "nack") }
+func (t *Tracker) Nacked(_, typeURL, _ string) { t.metrics.responded(typeURL, nacked) }
 
 // applied returns the last publish of which the node has everything that it subscribes to.
 func (t *Tracker) applied(node string) uint64 {

@@ -110,7 +110,7 @@ func (t *Tracker) nodeRows(last uint64) (rows []Node, programs int) {
 }
 
 // noAgent is the reason of NoAgent.
-const noAgent = "no agent is connected: the node forwards, if at all, by the last state on its disk; see whether its agent's pod runs, and its log"
+const noAgent = "no agent is connected: the node forwards at best by the last state on its disk; look at its agent's pod and log"
 
 // connectedRow returns the state of a node whose agent has the streams.
 func (t *Tracker) connectedRow(streams []cache.StreamStatus, last uint64, now time.Time) Node {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -180,8 +182,20 @@ func TestWait(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	alone.Store(true)
-	if err := Wait(ctx, reach.Fixed{first, second}, "default/web"); !errors.Is(err, ErrNotForwarding) || !strings.HasSuffix(err.Error(), "on n2 (no agent)") {
+	if err := Wait(ctx, reach.Fixed{first, second}, "default/web"); !errors.Is(err, ErrNotForwarding) || !strings.HasSuffix(err.Error(), "on\n  n2: no agent") {
 		t.Errorf("a node without an agent is not waited for: %v", err)
+	}
+}
+
+// Nodes that have the same reason share a line.
+func TestByReason(t *testing.T) {
+	reasons := map[string]string{"a": "no Envoy"}
+	for i := range 9 {
+		reasons[fmt.Sprint("n", i)] = "no agent"
+	}
+	want := []string{"a: no Envoy", "n0, n1, n2, n3, n4 and 4 more: no agent"}
+	if got := byReason(reasons); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

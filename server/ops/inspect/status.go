@@ -163,10 +163,14 @@ func (r Report) printNodes(w io.Writer, wide bool) {
 		fmt.Fprintln(t)
 	}
 	t.Flush()
+	reasons := map[string]string{}
 	for _, n := range r.Nodes {
 		if n.Reason != "" {
-			fmt.Fprintf(w, "  %s: %s\n", n.Node.Node, n.Reason)
+			reasons[n.Node.Node] = n.Reason
 		}
+	}
+	for _, line := range byReason(reasons) {
+		fmt.Fprintln(w, "  "+line)
 	}
 }
 

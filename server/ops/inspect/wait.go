@@ -17,7 +17,7 @@ import (
 const (
 	// poll is how often Wait asks.
 	poll = 200 * time.Millisecond
-	// maxNamed is how many nodes the error of Wait names.
+	// maxNamed is how many nodes are named that have the same reason.
 	maxNamed = 5
 )
 
@@ -32,7 +32,7 @@ func Wait(ctx context.Context, replicas reach.Replicas, service string) error {
 		case err == nil && len(lacking) == 0:
 			return nil
 		case err == nil:
-			last = fmt.Errorf("%w: the newest change of Service %s is not forwarded on %s", ErrNotForwarding, service, nodesAndReasons(lacking))
+			last = fmt.Errorf("%w: the newest change of Service %s is not forwarded on\n  %s", ErrNotForwarding, service, strings.Join(byReason(lacking), "\n  "))
 		case ctx.Err() == nil || last == nil:
 			last = err
 		}
@@ -44,17 +44,26 @@ func Wait(ctx context.Context, replicas reach.Replicas, service string) error {
 	}
 }
 
-// nodesAndReasons names nodes, with why each is named.
-func nodesAndReasons(nodes map[string]string) string {
-	var all []string
-	for _, name := range slices.Sorted(maps.Keys(nodes)) {
-		if len(all) == maxNamed {
-			all = append(all, fmt.Sprintf("and %d more", len(nodes)-maxNamed))
-			break
+// byReason returns a line for each reason, with the nodes that have it: of a thousand nodes without an agent nobody reads more.
+func byReason(reasons map[string]string) []string {
+	nodes := map[string][]string{}
+	var order []string
+	for _, name := range slices.Sorted(maps.Keys(reasons)) {
+		reason := reasons[name]
+		if nodes[reason] == nil {
+			order = append(order, reason)
 		}
-		all = append(all, fmt.Sprintf("%s (%s)", name, nodes[name]))
+		nodes[reason] = append(nodes[reason], name)
 	}
-	return strings.Join(all, ", ")
+	lines := make([]string, len(order))
+	for i, reason := range order {
+		names, more := nodes[reason], ""
+		if n := len(names) - maxNamed; n > 0 {
+			names, more = names[:maxNamed], fmt.Sprintf(" and %d more", n)
+		}
+		lines[i] = strings.Join(names, ", ") + more + ": " + reason
+	}
+	return lines
 }
 
 // lacking returns the nodes that do not forward the newest change of a Service, and why.

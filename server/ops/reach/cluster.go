@@ -69,8 +69,11 @@ type Cluster struct {
 func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	loader := cfg.clientConfig()
 	config, err := loader.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		err = errors.New("there is no kubeconfig")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("find the API server (give --kubeconfig and --context as for kubectl, or a control plane's address by --admin): %w", err)
+		return nil, fmt.Errorf("%w: give --kubeconfig and --context as to kubectl, or a control plane's address by --admin", err)
 	}
 	namespace, _, err := loader.Namespace()
 	if err != nil {

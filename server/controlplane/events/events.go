@@ -12,16 +12,10 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/fairlead/fairlead/server/controlplane/status"
@@ -34,14 +28,9 @@ const (
 	// repeat is how often it writes again what lasts. An API server forgets an Event after an hour, unless told otherwise.
 	repeat = 30 * time.Minute
 
-	// perSecond and burst bound the Events of a replica. Ten thousand bad Services are one mistake. client-go bounds those of a
-	// single object besides.
+	// perSecond and burst bound the Events of a replica: ten thousand bad Services are one mistake.
 	perSecond = 1
 	burst     = 50
-
-	// maxMessage is the longest message that the API takes, in bytes; a longer one ends in cut.
-	maxMessage = 1024
-	cut        = "..."
 
 	// component is who the Events say that they come from.
 	component = "fairlead"
@@ -60,13 +49,12 @@ type Config struct {
 
 // Writer writes Events. Its state belongs to the goroutine of Run.
 type Writer struct {
-	cfg      Config
-	recorder record.EventRecorder
-	limit    flowcontrol.RateLimiter
-	http     *http.Client
-	now      func() time.Time
+	cfg   Config
+	limit flowcontrol.RateLimiter
+	http  *http.Client
+	now   func() time.Time
 
-	problems map[model.Problem]time.Time // When each was last written that there is still.
+	problems map[model.Problem]time.Time // When each was last told that there is still.
 	nodes    map[string]*spell           // Nodes that do not forward.
 	failed   error                       // What last failed in the present look.
 	logged   string                      // What failed in the look before.
@@ -81,12 +69,8 @@ func New(cfg Config) *Writer {
 	}
 }
 
-// Run writes until ctx ends. That the API server does not take an Event is logged by client-go, and changes nothing else.
+// Run writes until ctx ends. What the API server does not take is logged and tried again.
 func (w *Writer) Run(ctx context.Context) error {
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: w.cfg.Client.CoreV1().Events("")})
-	w.recorder = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: w.cfg.Pod})
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -112,29 +96,8 @@ func (w *Writer) look(ctx context.Context) {
 	if err != nil {
 		failure = err.Error()
 	}
-	if failure != "" && failure != w.logged {
+	if failure != "" && failure != w.logged && ctx.Err() == nil {
 		w.cfg.Log.Warn("cannot write Kubernetes Events", "error", err)
 	}
 	w.logged = failure
-}
-
-// write writes an Event about an object, and reports whether no more need be done: not if there have been too many, or if the
-// API server does not answer; but if the object does not exist, there is nothing that an Event could be about.
-func (w *Writer) write(ctx context.Context, object model.ObjectKey, kind, reason, message string) (done bool) {
-	if !w.limit.TryAccept() {
-		return false
-	}
-	reference, err := w.reference(ctx, object)
-	switch {
-	case apierrors.IsNotFound(err):
-		return true
-	case err != nil:
-		w.failed = err
-		return false
-	}
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage-len(cut)], "") + cut
-	}
-	w.recorder.Event(reference, kind, reason, message)
-	return true
 }

@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/record"
 
 	"github.com/fairlead/fairlead/server/controlplane/status"
 	"github.com/fairlead/fairlead/translate/model"
@@ -32,14 +31,14 @@ type desk struct {
 	clock    time.Time
 	problems []model.Problem
 	nodes    []status.Node
-	recorder *record.FakeRecorder
+	counts   map[string]int32        // Of each Event, when it was last looked.
 	other    map[string]status.State // What the other replica answers; nil: nothing.
 }
 
 // newDesk returns a Writer of the replica self, beside one named other, or alone.
 func newDesk(t *testing.T, alone bool) *desk {
 	t.Helper()
-	d := &desk{t: t, clock: time.Now(), recorder: record.NewFakeRecorder(1000)}
+	d := &desk{t: t, clock: time.Now().Truncate(time.Second), counts: map[string]int32{}}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/agents" || d.other == nil {
 			http.Error(w, "not now", http.StatusServiceUnavailable)
@@ -67,7 +66,6 @@ func newDesk(t *testing.T, alone bool) *desk {
 		AdminPort: server.Listener.Addr().(*net.TCPAddr).Port, Log: slog.New(slog.DiscardHandler),
 		Problems: func() []model.Problem { return d.problems }, Nodes: func() []status.Node { return d.nodes },
 	})
-	d.Writer.recorder = d.recorder
 	d.Writer.now = func() time.Time { return d.clock }
 	return d
 }
@@ -77,9 +75,16 @@ func (d *desk) look(after time.Duration) []string {
 	d.t.Helper()
 	d.clock = d.clock.Add(after)
 	d.Writer.look(d.t.Context())
+	list, err := d.cfg.Client.CoreV1().Events("").List(d.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	var all []string
-	for len(d.recorder.Events) > 0 {
-		all = append(all, <-d.recorder.Events)
+	for _, e := range list.Items {
+		if e.Count > d.counts[e.Name] && e.LastTimestamp.Equal(&metav1.Time{Time: d.clock}) {
+			all = append(all, e.Type+" "+e.Reason+" "+e.Message)
+		}
+		d.counts[e.Name] = e.Count
 	}
 	slices.Sort(all)
 	return all
@@ -100,7 +105,9 @@ func TestProblems(t *testing.T) {
 		{[]model.Problem{bad}, interval, nil},
 		{[]model.Problem{bad}, repeat, []string{warning}},
 		{nil, interval, []string{"Normal ProblemSolved no longer InvalidPort: port 0: use one from 1 to 65535"}},
-		{nil, repeat, nil},
+		{nil, interval, nil},
+		{[]model.Problem{bad}, interval, []string{warning}}, // Though it was told minutes ago, for it was over since.
+		{nil, interval, []string{"Normal ProblemSolved no longer InvalidPort: port 0: use one from 1 to 65535"}},
 		// What has no object has no Event.
 		{[]model.Problem{{Object: "manifests/web.yaml", Reason: model.Unreadable}, {Object: "Service default/gone", Reason: model.InvalidPort}}, interval, nil},
 		{[]model.Problem{{Object: bad.Object, Reason: bad.Reason, Message: strings.Repeat("é", maxMessage)}}, interval, []string{"Warning InvalidPort " + strings.Repeat("é", maxMessage/2-2) + cut}},
@@ -158,6 +165,26 @@ func TestNodes(t *testing.T) {
 			t.Errorf("wrote %q about a node that another replica writes about", got)
 		}
 	})
+}
+
+// A replica that starts, or is picked after another, finds what was told and does not repeat it, but tells when it is over.
+func TestTakeOver(t *testing.T) {
+	d := newDesk(t, true)
+	d.problems = []model.Problem{{Object: "Service default/web", Reason: model.InvalidPort, Message: "fix it"}}
+	d.nodes = []status.Node{{Node: "n1", State: status.NoAgent, Reason: "no agent"}}
+	if got := append(d.look(0), d.look(patience)...); len(got) != 2 {
+		t.Fatalf("wrote %q", got)
+	}
+	cfg := d.cfg
+	d.Writer = New(cfg)
+	d.Writer.now = func() time.Time { return d.clock }
+	if got := append(d.look(interval), d.look(patience)...); got != nil {
+		t.Errorf("the next replica repeats %q", got)
+	}
+	d.problems, d.nodes[0] = nil, status.Node{Node: "n1", State: status.Forwarding, Connected: true}
+	if got := d.look(interval); len(got) != 2 || !strings.HasPrefix(got[0], "Normal ") || !strings.HasPrefix(got[1], "Normal ") {
+		t.Errorf("the next replica tells %q when all is over", got)
+	}
 }
 
 // writerOf returns the replica that writes about an object.

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/fairlead/fairlead/server/controlplane/status"
 )
 
@@ -17,14 +15,18 @@ const patience = 15 * time.Second
 
 // spell is a time in which a node does not forward.
 type spell struct {
-	state  status.State
-	reason string
-	since  time.Time // When the Writer first found it so.
-	at     time.Time // When that was last written; zero: not yet.
+	since time.Time // When the Writer first found it so.
+	told  trouble   // What was last told of it, and when; zero: nothing yet.
+	at    time.Time
 }
 
-// reasonOf returns the reason of an Event about a node in a state. Other components write about nodes, too.
-func reasonOf(s status.State) string { return "Fairlead" + string(s) }
+// troubleWith returns what to tell of a node in a state. Other components write about nodes, too, so the reasons name this one.
+func troubleWith(node string, state status.State, reason string) trouble {
+	return trouble{
+		object: nodeKey(node), reason: "Fairlead" + string(state), message: reason,
+		ending: "Fairlead" + string(status.Forwarding), endsWith: "the node forwards Services again",
+	}
+}
 
 // lookAtNodes writes about the nodes that do not forward.
 func (w *Writer) lookAtNodes(ctx context.Context, replicas []replica) {
@@ -60,13 +62,13 @@ func (w *Writer) lookAtNodes(ctx context.Context, replicas []replica) {
 	maps.DeleteFunc(w.nodes, func(name string, _ *spell) bool { return !rows[name] })
 }
 
-// nodeForwards writes that a node forwards, if it is known not to have done so.
+// nodeForwards writes that a node forwards, if it was told that it does not.
 func (w *Writer) nodeForwards(ctx context.Context, name string) {
 	s := w.nodes[name]
 	if s == nil {
 		return
 	}
-	if s.at.IsZero() || w.write(ctx, nodeKey(name), corev1.EventTypeNormal, reasonOf(status.Forwarding), "the node forwards Services again") {
+	if s.at.IsZero() || w.write(ctx, s.told, true) {
 		delete(w.nodes, name)
 	}
 }
@@ -79,11 +81,11 @@ func (w *Writer) nodeFails(ctx context.Context, n status.Node, state status.Stat
 		s = &spell{since: now}
 		w.nodes[n.Node] = s
 	}
-	changed := s.state != state || s.reason != n.Reason
-	if now.Sub(s.since) < patience || !changed && now.Sub(s.at) < repeat {
+	t := troubleWith(n.Node, state, n.Reason)
+	if now.Sub(s.since) < patience || s.told == t && now.Sub(s.at) < repeat {
 		return
 	}
-	if w.write(ctx, nodeKey(n.Node), corev1.EventTypeWarning, reasonOf(state), n.Reason) {
-		s.state, s.reason, s.at = state, n.Reason, now
+	if w.write(ctx, t, false) {
+		s.told, s.at = t, now
 	}
 }

@@ -4,11 +4,17 @@ import (
 	"context"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
-// reasonSolved is the reason of the Event that ends that of a problem.
-const reasonSolved = "ProblemSolved"
+// troubleOf returns what to tell of a problem; false if it has no object that Events could be about.
+func troubleOf(p model.Problem) (trouble, bool) {
+	key, ok := keyOf(p)
+	return trouble{
+		object: key, reason: string(p.Reason), message: p.Message,
+		ending: "ProblemSolved", endsWith: "no longer " + string(p.Reason) + ": " + p.Message,
+	}, ok
+}
 
 // lookAtProblems writes about the problems of objects that this replica was picked for.
 func (w *Writer) lookAtProblems(ctx context.Context, replicas []replica) {
@@ -17,21 +23,20 @@ func (w *Writer) lookAtProblems(ctx context.Context, replicas []replica) {
 		if slices.Contains(all, p) {
 			continue
 		}
-		key, _ := keyOf(p) // It had one when it was written.
-		if w.write(ctx, key, corev1.EventTypeNormal, reasonSolved, "no longer "+string(p.Reason)+": "+p.Message) {
+		if t, _ := troubleOf(p); w.write(ctx, t, true) {
 			delete(w.problems, p)
 		}
 	}
 	for _, p := range all {
-		key, ok := keyOf(p)
-		if !ok || !w.picked(key, replicas) {
+		t, ok := troubleOf(p)
+		if !ok || !w.picked(t.object, replicas) {
 			delete(w.problems, p) // Another replica writes about the object now.
 			continue
 		}
-		if at, written := w.problems[p]; written && w.now().Sub(at) < repeat {
+		if at, told := w.problems[p]; told && w.now().Sub(at) < repeat {
 			continue
 		}
-		if w.write(ctx, key, corev1.EventTypeWarning, string(p.Reason), p.Message) {
+		if w.write(ctx, t, false) {
 			w.problems[p] = w.now()
 		}
 	}

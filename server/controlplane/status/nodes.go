@@ -114,11 +114,13 @@ const noAgent = "no agent is connected: the node forwards at best by the last st
 
 // connectedRow returns the state of a node whose agent has the streams.
 func (t *Tracker) connectedRow(streams []cache.StreamStatus, last uint64, now time.Time) Node {
-	client := streams[0].Client
-	report := frontendpb.ReportOf(client)
-	row := Node{Node: streams[0].Node, Connected: true, State: Forwarding, Version: client.GetUserAgentVersion(), Applied: last, Types: []Type{}}
+	row := Node{Node: streams[0].Node, Connected: true, State: Forwarding, Version: streams[0].Client.GetUserAgentVersion(), Applied: last, Types: []Type{}}
 	var rejects string
+	var report frontendpb.Report
 	for _, s := range streams {
+		if r := frontendpb.ReportOf(s.Client); r.NotReady != "" {
+			report = r // Beside a stream that is dead and not yet found to be, the worse counts.
+		}
 		row.Applied = min(row.Applied, s.Applied)
 		name := cmp.Or(TypeNames[s.TypeURL], s.TypeURL)
 		row.Types = append(row.Types, Type{

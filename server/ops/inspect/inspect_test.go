@@ -189,11 +189,11 @@ func TestWait(t *testing.T) {
 
 // Nodes that have the same reason share a line.
 func TestByReason(t *testing.T) {
-	reasons := map[string]string{"a": "no Envoy"}
+	reasons := map[string]string{"a": "no Envoy\nno nft"}
 	for i := range 9 {
 		reasons[fmt.Sprint("n", i)] = "no agent"
 	}
-	want := []string{"a: no Envoy", "n0, n1, n2, n3, n4 and 4 more: no agent"}
+	want := []string{"a: no Envoy; no nft", "n0, n1, n2, n3, n4 and 4 more: no agent"}
 	if got := byReason(reasons); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

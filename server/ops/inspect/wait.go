@@ -49,7 +49,7 @@ func byReason(reasons map[string]string) []string {
 	nodes := map[string][]string{}
 	var order []string
 	for _, name := range slices.Sorted(maps.Keys(reasons)) {
-		reason := reasons[name]
+		reason := strings.ReplaceAll(reasons[name], "\n", "; ") // Of several errors, each has a line.
 		if nodes[reason] == nil {
 			order = append(order, reason)
 		}

@@ -91,6 +91,7 @@ func setOrDelete[K comparable](all map[K][]model.Problem, key K, problems []mode
 func (w *World) setService(key model.ServiceKey, s *model.Service) {
 	e := w.entry(key)
 	if same(e.service, s, func(s *model.Service) *model.ObjectVersion { return &s.Version }) {
+		e.service = s // Its version is newer.
 		w.release(key)
 		return
 	}
@@ -119,6 +120,9 @@ func (w *World) putSlice(service model.ServiceKey, name string, s *model.Endpoin
 	defer w.release(service)
 	old := e.slices[name]
 	if same(old, s, func(s *model.EndpointSlice) *model.ObjectVersion { return &s.Version }) {
+		if s != nil {
+			e.slices[name] = s // Its version is newer.
+		}
 		return
 	}
 	if old != nil {
@@ -201,6 +205,27 @@ func (w *World) Slices(k model.ServiceKey) []model.ObjectKey {
 		for _, name := range slices.Sorted(maps.Keys(e.slices)) {
 			all = append(all, model.ObjectKey{Kind: model.KindEndpointSlice, Namespace: k.Namespace, Name: name})
 		}
+	}
+	return all
+}
+
+// Versions returns the resource versions of a Service and of its slices, by object; of a source that has none, nothing.
+func (w *World) Versions(k model.ServiceKey) map[string]string {
+	all := map[string]string{}
+	e := w.services[k]
+	if e == nil {
+		return all
+	}
+	add := func(v model.ObjectVersion) {
+		if v.ResourceVersion != "" {
+			all[v.Object] = v.ResourceVersion
+		}
+	}
+	if e.service != nil {
+		add(e.service.Version)
+	}
+	for _, s := range e.slices {
+		add(s.Version)
 	}
 	return all
 }

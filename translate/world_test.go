@@ -252,3 +252,26 @@ func TestTooManyEndpoints(t *testing.T) {
 		t.Errorf("with one endpoint there are problems %v, and the Service counts as large: %v", w.Problems(), w.large)
 	}
 }
+
+// A write that changes nothing that matters is no change, but it was read: whoever waits for it has to be told.
+func TestVersions(t *testing.T) {
+	w := NewWorld()
+	service, slice := testService("web", "10.96.0.1"), testSlice(t, "web-1", "web", "1 ready")
+	service.Version = model.ObjectVersion{Object: "Service default/web", ResourceVersion: "7"}
+	for _, version := range []string{"9", "10"} {
+		next := *slice
+		next.Version = model.ObjectVersion{Object: "EndpointSlice default/web-1", ResourceVersion: version}
+		w.Set(serviceObject(service))
+		w.Set(sliceObject(&next))
+		want := map[string]string{"Service default/web": "7", "EndpointSlice default/web-1": version}
+		if diff := cmp.Diff(want, w.Versions(service.Key)); diff != "" {
+			t.Errorf("versions (-want +got):\n%s", diff)
+		}
+		if changed := w.Changed(); (len(changed) == 0) != (version == "10") {
+			t.Errorf("version %s: changed %v", version, changed)
+		}
+	}
+	if got := w.Versions(model.ServiceKey{Namespace: "default", Name: "none"}); len(got) != 0 {
+		t.Errorf("versions %v of nothing", got)
+	}
+}

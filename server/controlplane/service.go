@@ -52,12 +52,12 @@ func (s *Server) ServiceStatus(service string) (status.Service, error) {
 	}
 	s.translator.mu.Lock()
 	seq := max(s.translator.publishes[key], 1)
-	known := s.translator.world.Plan(key) != nil
+	known, versions := s.translator.world.Plan(key) != nil, s.translator.world.Versions(key)
 	s.translator.mu.Unlock()
 	if !known {
 		return status.Service{}, fmt.Errorf("no Service %s is forwarded: it does not exist, or it is headless, an ExternalName, or for another proxy", key)
 	}
-	answer := status.Service{Service: key.String(), Publish: seq, Nodes: []status.ServiceNode{}}
+	answer := status.Service{Service: key.String(), Publish: seq, Nodes: []status.ServiceNode{}, Versions: versions}
 	for _, n := range s.tracker.Status().Nodes {
 		at := status.ServiceNode{Node: n.Node, Connected: n.Connected, Reason: n.Reason}
 		switch {

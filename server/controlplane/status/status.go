@@ -55,6 +55,9 @@ type Service struct {
 	Service string        `json:"service"`
 	Publish uint64        `json:"publish"` // The sequence number of the newest change.
 	Nodes   []ServiceNode `json:"nodes"`   // Every node that has an object or an agent connected, by name.
+
+	// Versions are the resource versions of the Service and its slices up to which this replica has published, by object.
+	Versions map[string]string `json:"versions,omitempty"`
 }
 
 // ServiceNode says whether a node forwards the newest change of a Service.

@@ -187,6 +187,42 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// behindAPI is replicas beside an API server that has other versions.
+type behindAPI struct {
+	reach.Fixed
+	versions map[string]string
+}
+
+func (b behindAPI) Versions(context.Context, string) (map[string]string, error) {
+	return b.versions, nil
+}
+
+// That every node forwards what a replica has read is not enough: it has to have read the newest.
+func TestWaitForTheNewest(t *testing.T) {
+	read := map[string]string{"Service default/web": "7", "EndpointSlice default/web-1": "10"}
+	from := reach.Fixed{replica(t, "/debug/service", func() any {
+		return status.Service{Nodes: []status.ServiceNode{{Node: "n1", Connected: true, Forwards: true}}, Versions: read}
+	})}
+	for name, test := range map[string]struct {
+		newest map[string]string
+		want   string // What has yet to be read.
+	}{
+		"unknown":  {nil, ""},
+		"the same": {read, ""},
+		"older":    {map[string]string{"Service default/web": "7", "EndpointSlice default/web-1": "9"}, ""},
+		"newer":    {map[string]string{"Service default/web": "7", "EndpointSlice default/web-1": "11"}, "EndpointSlice default/web-1"},
+		"one more": {map[string]string{"Service default/web": "7", "EndpointSlice default/web-1": "10", "EndpointSlice default/web-2": "8"}, "EndpointSlice default/web-2"},
+		"one less": {map[string]string{"Service default/web": "7"}, "EndpointSlice default/web-1"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err := Wait(ctx, behindAPI{from, test.newest}, "default/web")
+		cancel()
+		if test.want == "" && err != nil || test.want != "" && (!errors.Is(err, ErrNotForwarding) || !strings.HasSuffix(err.Error(), "has yet to read the newest version of "+test.want)) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
 // Nodes that have the same reason share a line.
 func TestByReason(t *testing.T) {
 	reasons := map[string]string{"a": "no Envoy\nno nft"}

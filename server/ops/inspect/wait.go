@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,9 +22,9 @@ const (
 	maxNamed = 5
 )
 
-// Wait returns when every node forwards the newest change of a Service that the replicas have seen: each node that has a Node
-// object, through whichever replica its agent is connected to. When ctx ends it returns ErrNotForwarding, with the nodes that
-// do not and why, or ErrUnreachable if a replica does not answer: it may know of a newer change.
+// Wait returns when every node forwards the newest change of a Service that the API server has, or, without one, that the replicas
+// have seen: each node that has a Node object, through whichever replica its agent is connected to. When ctx ends it returns
+// ErrNotForwarding, with the nodes that do not and why, or ErrUnreachable if a replica does not answer: its nodes may lack it.
 func Wait(ctx context.Context, replicas reach.Replicas, service string) error {
 	var last error // Of the last look that ctx did not cut short.
 	for {
@@ -72,11 +73,18 @@ func lacking(ctx context.Context, replicas reach.Replicas, service string) (map[
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
+	newest, err := replicas.Versions(ctx, service)
+	if err != nil {
+		return nil, err
+	}
 	forwards, reasons := map[string]bool{}, map[string]string{}
 	for _, r := range all {
 		var s status.Service
 		if err := get(ctx, r, "/debug/service", url.Values{"service": {service}}, &s); err != nil {
 			return nil, err
+		}
+		if object := unread(s.Versions, newest); object != "" {
+			return nil, fmt.Errorf("%w: control plane %s has yet to read the newest version of %s", ErrNotForwarding, r.Name, object)
 		}
 		for _, n := range s.Nodes {
 			forwards[n.Node] = forwards[n.Node] || n.Forwards
@@ -90,4 +98,33 @@ func lacking(ctx context.Context, replicas reach.Replicas, service string) (map[
 	}
 	maps.DeleteFunc(reasons, func(node, _ string) bool { return forwards[node] })
 	return reasons, nil
+}
+
+// unread returns an object of which a replica has read an older version than the newest, or that it has yet to see deleted; empty if
+// there is none. What it has read meanwhile may be newer.
+func unread(read, newest map[string]string) string {
+	if newest == nil {
+		return ""
+	}
+	for object, version := range newest {
+		if older(read[object], version) {
+			return object
+		}
+	}
+	for object := range read {
+		if _, exists := newest[object]; !exists {
+			return object
+		}
+	}
+	return ""
+}
+
+// older compares two resource versions. They are numbers that grow, which Kubernetes promises since 1.35 and etcd always kept.
+func older(a, b string) bool {
+	x, errA := strconv.ParseUint(a, 10, 64)
+	y, errB := strconv.ParseUint(b, 10, 64)
+	if errA != nil || errB != nil {
+		return a != b
+	}
+	return x < y
 }

@@ -114,6 +114,28 @@ func (c *Cluster) List(ctx context.Context) ([]Replica, error) {
 	return all, nil
 }
 
+// Versions implements Replicas.
+func (c *Cluster) Versions(ctx context.Context, service string) (map[string]string, error) {
+	namespace, name, _ := strings.Cut(service, "/")
+	object, err := c.client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.client.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: discoveryv1.LabelServiceName + "=" + name + ",!" + corev1.IsHeadlessService,
+	})
+	if err != nil {
+		return nil, err
+	}
+	versions := map[string]string{"Service " + service: object.ResourceVersion}
+	for _, s := range found.Items {
+		if s.AddressType != discoveryv1.AddressTypeFQDN {
+			versions["EndpointSlice "+namespace+"/"+s.Name] = s.ResourceVersion
+		}
+	}
+	return versions, nil
+}
+
 // Close implements Replicas.
 func (c *Cluster) Close() { c.drop(nil) }
 

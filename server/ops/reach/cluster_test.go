@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -48,6 +49,19 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	port, known := s.pods[name]
 	w.Header().Set("Content-Type", "application/json")
 	switch {
+	case r.URL.Path == "/api/v1/namespaces/shop/services/web":
+		s.write(w, corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: metav1.ObjectMeta{Name: "web", ResourceVersion: "7"}})
+	case strings.HasSuffix(r.URL.Path, "/shop/endpointslices"):
+		if got, want := r.URL.Query().Get("labelSelector"), "kubernetes.io/service-name=web,!service.kubernetes.io/headless"; got != want {
+			s.t.Errorf("selects %s, want %s", got, want)
+		}
+		s.write(w, discoveryv1.EndpointSliceList{
+			TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSliceList"},
+			Items: []discoveryv1.EndpointSlice{
+				{ObjectMeta: metav1.ObjectMeta{Name: "web-1", ResourceVersion: "9"}, AddressType: discoveryv1.AddressTypeIPv4},
+				{ObjectMeta: metav1.ObjectMeta{Name: "web-names", ResourceVersion: "9"}, AddressType: discoveryv1.AddressTypeFQDN},
+			},
+		})
 	case strings.HasSuffix(r.URL.Path, "/endpointslices"):
 		if got, want := r.URL.Query().Get("labelSelector"), "kubernetes.io/service-name=fairlead"; got != want {
 			s.t.Errorf("selects %s, want %s", got, want)
@@ -186,6 +200,13 @@ func TestClusterList(t *testing.T) {
 	s.mu.Unlock()
 	if _, err := c.List(ctx); err == nil || !strings.Contains(err.Error(), "fairlead-system/fairlead has no endpoints") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	got, err := newCluster(t, &apiServer{}).Versions(t.Context(), "shop/web")
+	if want := map[string]string{"Service shop/web": "7", "EndpointSlice shop/web-1": "9"}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("versions %v, %v; want %v", got, err, want)
 	}
 }
 

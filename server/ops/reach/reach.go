@@ -21,6 +21,9 @@ type Replica struct {
 type Replicas interface {
 	// List returns the replicas that there are now, at least one, by name. A replica that cannot be reached is one of them.
 	List(context.Context) ([]Replica, error)
+	// Versions returns the resource versions that the API server has of a Service, as NAMESPACE/NAME, and of its EndpointSlices that
+	// hold addresses, by object as in kind namespace/name. It returns nothing if there is no API server that could be asked.
+	Versions(ctx context.Context, service string) (map[string]string, error)
 	// Namespace is that of objects that are named without one.
 	Namespace() string
 	// Close ends the way.
@@ -41,6 +44,9 @@ func (f Fixed) List(context.Context) ([]Replica, error) {
 	}
 	return all, nil
 }
+
+// Versions implements Replicas.
+func (Fixed) Versions(context.Context, string) (map[string]string, error) { return nil, nil }
 
 // Namespace implements Replicas.
 func (Fixed) Namespace() string { return "default" }

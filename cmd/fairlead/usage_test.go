@@ -56,7 +56,7 @@ func TestStatusExitCodes(t *testing.T) {
 		"problems":          {status.Status{Ready: true, Nodes: []status.Node{node}, Problems: problems}, "", exitProblems},
 		"a node":            {status.Status{Ready: true, Nodes: []status.Node{lost}, Problems: problems}, "-o wide", exitNotForwarding},
 		"a replica besides": {status.Status{Ready: true, Nodes: []status.Node{lost}}, "--admin 127.0.0.1:1", exitUnreachable},
-		"in vain":           {status.Status{}, "--wait web --timeout 1ms", exitError},
+		"in vain":           {status.Status{}, "--wait web --timeout 2s", exitError},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

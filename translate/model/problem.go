@@ -46,5 +46,6 @@ const (
 // Reasons are all reasons, so that each can be counted before there is a problem of it.
 var Reasons = []Reason{
 	InvalidObject, InvalidName, InvalidAddress, InvalidPort, InvalidField, InvalidValue, UnknownProtocol, WrongFamily, DuplicateFrontend,
-	DuplicateObject, TooManyEndpoints, UnsupportedObject, UnknownNode, PortUnavailable, UnknownPods, Unreadable,
+	DuplicateObject, TooManyEndpoints, TooManyFrontends, TooManySourceRanges, UnsupportedObject, UnknownNode, PortUnavailable, UnknownPods,
+	ListShrank, Unreadable,
 }

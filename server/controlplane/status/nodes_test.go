@@ -29,7 +29,7 @@ type agent struct {
 // connect opens a client's stream and subscribes to everything of a type.
 func connect(t *testing.T, c *cache.Cache, id, typeURL string) *agent {
 	t.Helper()
-	a := &agent{t: t, stream: c.OpenStream(), responses: make(chan gcpcache.DeltaResponse, 2), typeURL: typeURL}
+	a := &agent{t: t, stream: c.OpenStream(cache.StreamConfig{}), responses: make(chan gcpcache.DeltaResponse, 2), typeURL: typeURL}
 	a.node = &corepb.Node{Id: id, UserAgentVersionType: &corepb.Node_UserAgentVersion{UserAgentVersion: "v1"}}
 	a.send(&discoverypb.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{"*"}})
 	return a

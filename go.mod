@@ -3,7 +3,6 @@ module github.com/fairlead/fairlead
 go 1.26.0
 
 require (
-	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2 // the matcher messages that Envoy's UDP listeners are configured with
 	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS server's streams and subscriptions, as every control plane in Go has them
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's API as Go messages, with its own validation
 	github.com/fsnotify/fsnotify v1.10.1 // manifests and certificates are read again when they change
@@ -45,6 +44,7 @@ require (
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/envoyproxy/go-control-plane/ratelimit v0.1.0 // indirect

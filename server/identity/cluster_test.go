@@ -153,7 +153,11 @@ func sign(t testing.TB, b bound, key tokenKey) string {
 func token(t testing.TB, b bound) string { return sign(t, b, clusterKey) }
 
 // publish answers with the keys.
-func (a *apiServer) publish(w http.ResponseWriter, _ *http.Request) {
+func (a *apiServer) publish(w http.ResponseWriter, r *http.Request) {
+	if !strings.Contains(r.Header.Get("Accept"), "application/jwk-set+json") { // An API server has no other form of them.
+		http.Error(w, "not acceptable", http.StatusNotAcceptable)
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.read++

@@ -19,6 +19,10 @@ const (
 	// Set. The cluster role system:service-account-issuer-discovery lets one read it.
 	keysPath = "/openid/v1/jwks"
 
+	// keysType is the one form in which it does: to a request that accepts others alone, as those of a client for protobuf
+	// do, it answers 406.
+	keysType = "application/jwk-set+json"
+
 	// keysInterval is how often the keys are read at most. An API server signs with a new key only once it has restarted, and
 	// whoever invents a token can name a key that nobody knows.
 	keysInterval = 10 * time.Second
@@ -48,7 +52,7 @@ func newKeys(read func(context.Context) ([]byte, error), log *slog.Logger) *keys
 // publishedKeys returns what reads the keys that an API server publishes.
 func publishedKeys(client kubernetes.Interface) func(context.Context) ([]byte, error) {
 	return func(ctx context.Context) ([]byte, error) {
-		return client.Discovery().RESTClient().Get().AbsPath(keysPath).DoRaw(ctx)
+		return client.Discovery().RESTClient().Get().AbsPath(keysPath).SetHeader("Accept", keysType).DoRaw(ctx)
 	}
 }
 

@@ -26,6 +26,12 @@ import (
 	"github.com/fairlead/fairlead/server/lab"
 )
 
+// forged returns a token with another signature of the same length, which only the API server's published key can tell.
+func forged(token string) string {
+	signed := strings.LastIndex(token, ".") + 1
+	return token[:signed] + strings.Repeat("A", len(token)-signed)
+}
+
 // TestIdentity: two more replicas of the control plane, which may do what the manifest says and no more, agree on a CA
 // and ask the real API server about real tokens. Who can be which node is what the tokens' Pods say.
 func TestIdentity(t *testing.T) {
@@ -42,6 +48,7 @@ func TestIdentity(t *testing.T) {
 		{"an agent's token that no pod was given", i.tokenOf("fairlead-system", "fairlead-agent", identity.DefaultAgentAudience), "n1", cache.NodeType, "the token names no node"},
 		{"another account", i.token(other, identity.DefaultAgentAudience), "n1", cache.NodeType, "service account fairlead-system/default"},
 		{"a token for the API server", i.token(agent, ""), "n1", cache.NodeType, "not for fairlead-agent or fairlead-grpc"},
+		{"an agent's token that somebody signed anew", forged(i.token(agent, identity.DefaultAgentAudience)), "n1", cache.NodeType, "the signature of the token is not of the API server's key"},
 		{"an administrator", i.cluster.kube.token, "n1", cache.NodeType, "no JSON Web Token"},
 		{"a gRPC program", i.token(client, identity.DefaultGRPCAudience), "default/caller", "type.googleapis.com/envoy.config.cluster.v3.Cluster", ""},
 		{"a gRPC program as another", i.token(client, identity.DefaultGRPCAudience), "default/other", cache.NodeType, "bound to pod default/caller"},

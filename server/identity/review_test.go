@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -196,7 +197,7 @@ func TestReviewsOfOneAddress(t *testing.T) {
 	api.delay = make(chan struct{})
 	a := api.authenticator(t, nil)
 	from := func(address string, b bound) error {
-		ctx := peer.NewContext(with(token(t, b)), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(address), Port: 1}})
+		ctx := peer.NewContext(with(token(t, b)), &peer.Peer{Addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 1))})
 		_, err := a.Authenticate(ctx)
 		return err
 	}

@@ -91,7 +91,8 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		conn := &limitedConn{Conn: accepted, listener: l, from: sourceOf(accepted)}
-		conn.ctx, conn.end = context.WithCancelCause(context.Background())
+		conn.open, conn.closed = context.WithCancel(context.Background())
+		conn.ctx, conn.end = context.WithCancelCause(conn.open)
 		replaced, ok := l.enter(conn)
 		if replaced != nil {
 			l.refusals.report(replaced.RemoteAddr(), errSilent, "xds connection closed")
@@ -173,6 +174,8 @@ type limitedConn struct {
 	net.Conn
 	listener *limitedListener
 	from     netip.Addr
+	open     context.Context // Ends with the connection.
+	closed   context.CancelFunc
 	ctx      context.Context // Ends with the connection, or when it has sent too much.
 	end      context.CancelCauseFunc
 	unused   atomic.Int32 // Streams since the last request of an authenticated client.
@@ -190,6 +193,7 @@ func (c *limitedConn) Close() error {
 	c.listener.remove(c)
 	c.listener.mu.Unlock()
 	c.end(net.ErrClosed)
+	c.closed()
 	return c.Conn.Close()
 }
 
@@ -202,7 +206,10 @@ func (c *limitedConn) Read(b []byte) (int, error) {
 	}
 	c.listener.refusals.report(c.RemoteAddr(), errUnread, "xds connection closed")
 	c.end(errUnread)
-	time.Sleep(unreadGrace)
+	select {
+	case <-c.open.Done():
+	case <-time.After(unreadGrace):
+	}
 	return 0, errUnread
 }
 

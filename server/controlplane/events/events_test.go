@@ -145,7 +145,7 @@ func TestNodes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t, false)
-			d.cfg.Pod = writerOf(d.Writer, "Node n1") // It plays the replica that is picked.
+			d.cfg.Pod = writerOf("Node n1") // It plays the replica that is picked.
 			for i, s := range steps {
 				d.nodes, d.other = []status.Node{s.node}, s.other
 				if diff := cmp.Diff(s.want, d.look(patience)); diff != "" {
@@ -157,7 +157,7 @@ func TestNodes(t *testing.T) {
 	t.Run("of another replica", func(t *testing.T) {
 		d := newDesk(t, false)
 		d.other = nowhere
-		if d.cfg.Pod = "other"; writerOf(d.Writer, "Node n1") == "other" {
+		if d.cfg.Pod = "other"; writerOf("Node n1") == "other" {
 			d.cfg.Pod = "self"
 		}
 		d.nodes = []status.Node{noAgent}
@@ -188,7 +188,7 @@ func TestTakeOver(t *testing.T) {
 }
 
 // writerOf returns the replica that writes about an object.
-func writerOf(w *Writer, object string) string {
+func writerOf(object string) string {
 	key, _ := keyOf(model.Problem{Object: object})
 	for _, pod := range []string{"self", "other"} {
 		one := &Writer{cfg: Config{Pod: pod}}

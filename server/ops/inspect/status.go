@@ -49,7 +49,9 @@ func watch(ctx context.Context, replicas reach.Replicas, format string, every ti
 		var now bytes.Buffer
 		if err == nil {
 			last = report.Err()
-			err = Encode(&now, "json", report.lasting())
+			if err := Encode(&now, "json", report.lasting()); err != nil {
+				return err
+			}
 		} else {
 			last = err
 			now.WriteString(err.Error())

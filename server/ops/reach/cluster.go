@@ -103,7 +103,8 @@ func (c *Cluster) List(ctx context.Context) ([]Replica, error) {
 	}
 	pods := podsOf(found.Items)
 	if len(pods) == 0 {
-		return nil, fmt.Errorf("Service %s has no endpoints: is the control plane installed there, and does it run? (--server-endpoints says where it is; kubectl -n %s get pods shows it)", c.service, c.service.Namespace)
+		return nil, fmt.Errorf("no replica of the control plane: %s has no endpoints: is the control plane installed there, and does it run? "+
+			"(--server-endpoints says where it is; kubectl -n %s get pods shows it)", c.service, c.service.Namespace)
 	}
 	all := make([]Replica, len(pods))
 	for i, p := range pods {

@@ -39,8 +39,11 @@ var differences = []difference{
 // elsewhere are the rows that are not about what happens to a connection, and where else they are proven.
 var elsewhere = map[string]string{
 	"endpoints beyond 65,536":                             "a test of translate",
-	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/agent/kernel",
-	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/agent/kernel",
+	"frontends of one Service beyond":                     "a test of translate",
+	"endpoints of all ports of one Service beyond":        "a test of translate",
+	"source ranges times addresses and ports of one load": "a test of translate",
+	"`sessionAffinity: ClientIP`, clients beyond":         "tests of server/node/dataplane",
+	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/node/dataplane",
 	"`healthCheckNodePort` while no Envoy":                "test/node",
 	"unallocated addresses of the Service range":          "not yet there",
 }

@@ -275,7 +275,7 @@ func cleanup(ctx context.Context, config Config) error {
 	errs := []error{dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
 	for _, path := range []string{
 		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir), lockPath(config.RunDir),
-		statePath(config.StateDir), instancePath(config.StateDir), replicasPath(config.StateDir),
+		statePath(config.StateDir), upstream.PreviousState(statePath(config.StateDir)), instancePath(config.StateDir), replicasPath(config.StateDir),
 	} {
 		errs = append(errs, os.RemoveAll(path))
 	}

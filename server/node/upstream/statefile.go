@@ -31,8 +31,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// previous returns where the state file before the present one is kept.
-func previous(path string) string { return path + ".1" }
+// PreviousState returns where the state file before the present one is kept.
+func PreviousState(path string) string { return path + ".1" }
 
 // readState returns the resources of a state file by type URL and name. An error says what is damaged or missing; then the
 // resources are those that are sound.
@@ -122,7 +122,7 @@ func writeState(path string, known map[string]map[string]Resource) error {
 	if err := writeSynced(temporary, known); err != nil {
 		return errors.Join(err, os.Remove(temporary))
 	}
-	if err := os.Rename(path, previous(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Rename(path, PreviousState(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := os.Rename(temporary, path); err != nil {

@@ -56,7 +56,7 @@ func (s *store) load() map[string]map[string]Resource {
 	}
 	loaded, err := readState(s.path)
 	if err != nil {
-		before, errBefore := readState(previous(s.path))
+		before, errBefore := readState(PreviousState(s.path))
 		if errors.Is(err, fs.ErrNotExist) && errors.Is(errBefore, fs.ErrNotExist) {
 			s.log.Info("no state file yet", "path", s.path)
 			return nil

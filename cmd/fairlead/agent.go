@@ -68,6 +68,7 @@ The programmed state stays when the agent stops: the node forwards without it. -
 	flags := cmd.Flags()
 	flags.StringVar(&config.Admin, "admin", "127.0.0.1:19001", "Address of health, metrics and status; empty for none.")
 	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the agent serves /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
+	flags.StringVar(&config.ProxyMetrics, "metrics-bind-address", "", "Address at which the agent serves /proxyMode, /healthz and /metrics as kube-proxy does, such as 127.0.0.1:10249; empty for none.")
 	addConntrackFlags(flags, &config.Conntrack)
 	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents made on this node, such as nftables tables, links and routes, and exit.")
 	flags.Uint32Var(&config.EnvoyNS.Mask, "mark-mask", config.EnvoyNS.Mask, "Six adjacent bits of packet and connection marks that no other program on the node uses.")

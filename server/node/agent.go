@@ -51,7 +51,10 @@ type Config struct {
 	RunDir   string // Folder of the unix sockets.
 	User     int    // UID and GID that Envoy runs as; beside root only that user can connect to Envoy's sockets.
 	Admin    string // Address of health, metrics and status; empty for none.
-	Healthz  string // Address at which the agent serves /healthz and /livez as kube-proxy does; empty for none.
+
+	// Addresses at which the agent answers as kube-proxy does, each empty for none.
+	Healthz      string // /healthz and /livez.
+	ProxyMetrics string // /proxyMode, /healthz and /metrics.
 
 	EnvoyNS   envoyns.Config
 	Conntrack Conntrack
@@ -197,10 +200,13 @@ func (a *Agent) serve(ctx context.Context) error {
 	if a.config.Admin != "" {
 		group.Go(func() error { return a.serveAdmin(ctx) })
 	}
-	if a.config.Healthz != "" {
-		group.Go(func() error {
-			return serveProxyHealth(ctx, a.config.Healthz, proxyHealthHandler(a.reconciler.status.Load), a.log)
-		})
+	for address, handler := range map[string]http.Handler{
+		a.config.Healthz:      proxyHealthHandler(a.reconciler.status.Load),
+		a.config.ProxyMetrics: proxyMetricsHandler(a.config.Metrics),
+	} {
+		if address != "" {
+			group.Go(func() error { return serveAsProxy(ctx, address, handler, a.log) })
+		}
 	}
 	group.Go(func() error { return launcher.Listen(ctx, proxies, a.reconciler.requests) })
 	group.Go(func() error { return a.xds.Serve(ctx, envoys) })

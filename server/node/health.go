@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -73,8 +74,25 @@ func proxyHealthHandler(status func() *Status) http.Handler {
 	return mux
 }
 
-// serveProxyHealth serves kube-proxy's health port until ctx ends. It waits while kube-proxy itself listens there.
-func serveProxyHealth(ctx context.Context, address string, handler http.Handler, log *slog.Logger) error {
+// proxyMetricsHandler answers what kube-proxy's metrics port is asked for: the metrics of whoever forwards, if there are any, and
+// its mode. A program that distinguishes kube-proxy's modes has to see that this is none of them.
+func proxyMetricsHandler(metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for path, body := range map[string]string{"/proxyMode": "fairlead", "/healthz": "ok"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			_, _ = io.WriteString(w, body) // It fails only if the client has disconnected.
+		})
+	}
+	if metrics != nil {
+		mux.Handle("/metrics", metrics)
+	}
+	return mux
+}
+
+// serveAsProxy serves one of kube-proxy's ports until ctx ends. It waits while kube-proxy itself listens there.
+func serveAsProxy(ctx context.Context, address string, handler http.Handler, log *slog.Logger) error {
 	l, err := listenPatiently(ctx, address, log)
 	if l == nil {
 		return err
@@ -83,7 +101,7 @@ func serveProxyHealth(ctx context.Context, address string, handler http.Handler,
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the node's health on %s: %w", address, err)
+		return fmt.Errorf("serve %s in kube-proxy's place: %w", address, err)
 	}
 	return nil
 }
@@ -98,7 +116,7 @@ func listenPatiently(ctx context.Context, address string, log *slog.Logger) (net
 			return l, nil
 		}
 		if first {
-			log.Warn("cannot serve the node's health; retrying each second (does kube-proxy still run?)", "address", address, "error", err)
+			log.Warn("cannot listen in kube-proxy's place; retrying each second (does it still run?)", "address", address, "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -43,3 +43,16 @@ func TestProxyHealth(t *testing.T) {
 		})
 	}
 }
+
+// kube-proxy's metrics port is asked for its mode, by Kubernetes' own tests among others, and scraped.
+func TestProxyMetrics(t *testing.T) {
+	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("fairlead_build_info 1")) })
+	handler := proxyMetricsHandler(metrics)
+	for path, want := range map[string]string{"/proxyMode": "fairlead", "/healthz": "ok", "/metrics": "fairlead_build_info 1"} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusOK || w.Body.String() != want {
+			t.Errorf("%s answers %d %q, want 200 %q", path, w.Code, w.Body, want)
+		}
+	}
+}

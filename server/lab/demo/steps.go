@@ -36,12 +36,17 @@ func ask(ctx context.Context, from *lab.Host, r lab.Request) (lab.Answer, error)
 	return from.Ask(ctx, r)
 }
 
-func (d *demo) showService(context.Context) error {
-	web, err := d.frontend("web", corev1.IPv4Protocol)
-	if err != nil {
-		return err
+// web returns the addresses of the Service web of both families.
+func (d *demo) web() (v4, v6 netip.AddrPort, err error) {
+	if v4, err = d.frontend("web", corev1.IPv4Protocol); err != nil {
+		return v4, v6, err
 	}
-	web6, err := d.frontend("web", corev1.IPv6Protocol)
+	v6, err = d.frontend("web", corev1.IPv6Protocol)
+	return v4, v6, err
+}
+
+func (d *demo) showService(context.Context) error {
+	web, web6, err := d.web()
 	if err != nil {
 		return err
 	}
@@ -93,11 +98,7 @@ func (d *demo) showAnswers(ctx context.Context) error {
 
 // showSources sends requests from each kind of client until a pod on this node and one on the other have answered.
 func (d *demo) showSources(ctx context.Context) error {
-	web, err := d.frontend("web", corev1.IPv4Protocol)
-	if err != nil {
-		return err
-	}
-	web6, err := d.frontend("web", corev1.IPv6Protocol)
+	web, web6, err := d.web()
 	if err != nil {
 		return err
 	}

@@ -67,9 +67,7 @@ The programmed state stays when the agent stops: the node forwards without it. -
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&config.Admin, "admin", "127.0.0.1:19001", "Address of health, metrics and status; empty for none.")
-	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the agent serves /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
-	flags.StringVar(&config.ProxyMetrics, "metrics-bind-address", "", "Address at which the agent serves /proxyMode, /healthz and /metrics as kube-proxy does, such as 127.0.0.1:10249; empty for none.")
-	addConntrackFlags(flags, &config.Conntrack)
+	addProxyFlags(flags, &config)
 	flags.BoolVar(&cleanup, "cleanup", false, "Remove everything that agents made on this node, such as nftables tables, links and routes, and exit.")
 	flags.Uint32Var(&config.EnvoyNS.Mask, "mark-mask", config.EnvoyNS.Mask, "Six adjacent bits of packet and connection marks that no other program on the node uses.")
 	flags.StringVar(&config.Node, "node", os.Getenv("NODE_NAME"), "Name of the Node object of this node; by default $NODE_NAME.")
@@ -88,8 +86,11 @@ The programmed state stays when the agent stops: the node forwards without it. -
 	return cmd
 }
 
-// addConntrackFlags declares the flags that kube-proxy has, too, under the same names.
-func addConntrackFlags(flags *pflag.FlagSet, c *node.Conntrack) {
+// addProxyFlags declares the flags that kube-proxy has, too, under the same names.
+func addProxyFlags(flags *pflag.FlagSet, config *node.Config) {
+	flags.StringVar(&config.Healthz, "healthz-bind-address", "", "Address at which the agent serves /healthz and /livez as kube-proxy does, such as :10256; empty for none.")
+	flags.StringVar(&config.ProxyMetrics, "metrics-bind-address", "", "Address at which the agent serves /proxyMode, /healthz and /metrics as kube-proxy does, such as 127.0.0.1:10249; empty for none.")
+	c := &config.Conntrack
 	flags.IntVar(&c.MaxPerCore, "conntrack-max-per-core", c.MaxPerCore, "Connections that the kernel can track, for each core; 0 does not change the limit.")
 	flags.IntVar(&c.Min, "conntrack-min", c.Min, "Connections that the kernel can track at least, whatever --conntrack-max-per-core.")
 	flags.DurationVar(&c.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", c.TCPEstablishedTimeout, "Time after which the kernel forgets an idle TCP connection; 0 does not change it.")

@@ -26,11 +26,11 @@ const MaxID ID = 15
 
 // Fixed names and numbers inside the namespace. Nothing outside can see them.
 const (
-	localTable    = 100 // Every destination is local: Envoy gets all packets that arrive on a veth.
-	keepTable     = 101 // The default route over the veth of class keep.
-	foreignSource = 1   // Mark of packets with a source that is not the namespace's own.
-	foreignPref   = 8
-	localPref     = 9
+	localTable  = 100 // Every destination is local: Envoy gets all packets that arrive on a veth.
+	keepTable   = 101 // The default route over the veth of class keep.
+	ownPref     = 7
+	foreignPref = 8
+	localPref   = 9
 )
 
 // Config has the marks and numbers of the host that a node's Envoy instances use.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -65,7 +65,7 @@ func buildInside(id ID, ipv6 bool) error {
 			return err
 		}
 	}
-	return tableInside(id, ipv6)
+	return tableInside(ipv6)
 }
 
 // insideSysctls returns the namespace's settings. The ports from which Envoy connects are below those of pods (32768 and
@@ -133,11 +133,27 @@ func routesInside(id ID, family int, lo netlink.Link) error {
 	return rulesInside(family)
 }
 
-// rulesInside adds the policy rules of one family.
+// sources are the sources of packets that start in the namespace, by family. Its own addresses, and none yet, lead to the main
+// table; every other is that of a client or of a Service, and leads to the table of class keep. That a rule has a source keeps
+// it from IPv6 look-ups without one: hence two halves, for a rule of all sources would count as one without.
+var sources = []struct{ own, foreign []string }{
+	{[]string{"0.0.0.0/32", "169.254.66.0/24"}, []string{"0.0.0.0/1", "128.0.0.0/1"}},
+	{[]string{"fe80::/10", "fd00:fa1:2::/64"}, []string{"::/1", "8000::/1"}},
+}
+
+// rulesInside adds the policy rules of one family. Rules by source, not by a mark that nftables sets, spare each packet of
+// Envoy's a chain and a second route look-up, and let the kernel find the right route when it learns a path's MTU.
 func rulesInside(family int) error {
-	foreign := netlink.NewRule()
-	foreign.Mark, foreign.Table, foreign.Priority = foreignSource, keepTable, foreignPref
-	rules := []*netlink.Rule{foreign}
+	var rules []*netlink.Rule
+	from := func(prefixes []string, table, priority int) {
+		for _, p := range prefixes {
+			r := netlink.NewRule()
+			r.IifName, r.Src, r.Table, r.Priority = "lo", prefix(netip.MustParsePrefix(p)), table, priority
+			rules = append(rules, r)
+		}
+	}
+	from(sources[family].own, unix.RT_TABLE_MAIN, ownPref)
+	from(sources[family].foreign, keepTable, foreignPref)
 	for _, class := range frontendpb.Classes {
 		local := netlink.NewRule()
 		local.IifName, local.Table, local.Priority = class.Label(), localTable, localPref
@@ -152,11 +168,10 @@ func rulesInside(family int) error {
 	return nil
 }
 
-// tableInside writes the namespace's table fairlead, with two base chains. prerouting redirects every TCP connection by tproxy to
-// the listener of the class on whose veth it arrives. It matches no TCP flag: the first packet after a SYN cookie has no SYN;
-// tproxy finds the sockets of established connections by itself. output marks Envoy's packets with a source that is not the
-// namespace's, for the rule that routes them.
-func tableInside(id ID, ipv6 bool) error {
+// tableInside writes the namespace's table fairlead. Its one base chain leaves alone the packets of connections that have a socket,
+// and redirects every other TCP packet by tproxy to the listener of the class on whose veth it arrives. It matches no TCP flag:
+// the first packet after a SYN cookie has no SYN.
+func tableInside(ipv6 bool) error {
 	nft, err := knftables.New(knftables.InetFamily, "fairlead")
 	if err != nil {
 		return err
@@ -165,11 +180,8 @@ func tableInside(id ID, ipv6 bool) error {
 	tx.Add(&knftables.Table{})
 	tx.Flush(&knftables.Table{})
 	tx.Add(&knftables.Chain{Name: "prerouting", Type: knftables.PtrTo(knftables.FilterType), Hook: knftables.PtrTo(knftables.PreroutingHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
-	tx.Add(&knftables.Chain{Name: "output", Type: knftables.PtrTo(knftables.RouteType), Hook: knftables.PtrTo(knftables.OutputHook), Priority: knftables.PtrTo(knftables.ManglePriority)})
-	own4, own6 := []string{"127.0.0.0/8"}, []string{"::1", "fe80::/10"}
+	tx.Add(&knftables.Rule{Chain: "prerouting", Rule: "meta l4proto tcp socket wildcard 0 accept"})
 	for _, class := range frontendpb.Classes {
-		v4, v6 := addresses(id, class)
-		own4, own6 = append(own4, v4.proxy.String()), append(own6, v6.proxy.String())
 		port := envoy.ListenerPort(class)
 		iif := `iifname "` + class.Label() + `"`
 		tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv4 meta l4proto tcp tproxy ip to", fmt.Sprintf("127.0.0.1:%d", port), "accept")})
@@ -177,8 +189,5 @@ func tableInside(id ID, ipv6 bool) error {
 			tx.Add(&knftables.Rule{Chain: "prerouting", Rule: knftables.Concat(iif, "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to", fmt.Sprintf("[::1]:%d", port), "accept")})
 		}
 	}
-	mark := fmt.Sprintf("meta mark set %d", foreignSource)
-	tx.Add(&knftables.Rule{Chain: "output", Rule: knftables.Concat("ip saddr != {", strings.Join(own4, ", "), "}", mark)})
-	tx.Add(&knftables.Rule{Chain: "output", Rule: knftables.Concat("ip6 saddr != {", strings.Join(own6, ", "), "}", mark)})
 	return nft.Run(context.Background(), tx)
 }

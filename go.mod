@@ -25,6 +25,7 @@ require (
 	go.uber.org/goleak v1.3.0 // tests: a goroutine that is left behind fails
 	golang.org/x/sync v0.24.0 // goroutines that stop together (errgroup)
 	golang.org/x/sys v0.49.0 // namespaces, capabilities and descriptors that the standard library does not reach
+	golang.org/x/time v0.15.0 // repairs at once, but not for ever at full speed (rate)
 	golang.org/x/tools v0.52.0 // tests: txtar, a scenario in one file
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // the status message that xDS says NACKs with
 	google.golang.org/grpc v1.85.0 // xDS is gRPC
@@ -96,7 +97,6 @@ require (
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/term v0.47.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
-	golang.org/x/time v0.15.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect

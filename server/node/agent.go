@@ -109,13 +109,14 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := dataplane.New(config.EnvoyNS)
+	monitor := dataplane.NewMonitor()
+	table, err := dataplane.New(config.EnvoyNS, monitor)
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{config: config, log: log, upstream: up}
 	a.askCluster()
-	a.reconciler = newReconciler(config, log, up, table)
+	a.reconciler = newReconciler(config, log, up, table, monitor)
 	a.xds = xds.New(xds.Config{Cache: a.reconciler.cache, Log: log})
 	traces, meters := config.Traces, config.Meters
 	if traces == nil {
@@ -186,8 +187,8 @@ func (a *Agent) serve(ctx context.Context) error {
 	}
 	group.Go(func() error { return launcher.Listen(ctx, proxies, a.reconciler.requests) })
 	group.Go(func() error { return a.xds.Serve(ctx, envoys) })
-	group.Go(func() error { return dataplane.Watch(ctx, a.reconciler.disturbed) })
-	group.Go(func() error { return envoyns.Watch(ctx, a.reconciler.links) })
+	group.Go(func() error { return a.reconciler.monitor.Watch(ctx) })
+	group.Go(func() error { return a.config.EnvoyNS.Watch(ctx, a.reconciler.changes) })
 	group.Go(func() error { return a.upstream.Run(ctx) })
 	if a.replicas != nil {
 		group.Go(func() error { return a.replicas.Run(ctx, a.upstream.SetAddresses) })

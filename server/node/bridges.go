@@ -19,6 +19,8 @@ type bridged struct {
 	known map[dataplane.BridgeEndpoint]bool
 	stale bool               // The kernel's table lacks some of the known endpoints.
 	table []dataplane.Bridge // The bridges for which the kernel's table was written.
+
+	monitor *dataplane.Monitor // Knows the agent's own transactions; nil: nobody watches.
 }
 
 // add adds the endpoints of an assignment.
@@ -56,7 +58,7 @@ func (d *desiredState) bridges(ctx context.Context) error {
 		return nil
 	}
 	bridges = b.occupied(bridges, subnets)
-	if err := dataplane.SyncBridges(ctx, b.table, bridges); err != nil {
+	if err := dataplane.SyncBridges(ctx, b.table, bridges, b.monitor); err != nil {
 		b.table = nil
 		return err
 	}

@@ -158,6 +158,14 @@ func (d *desiredState) apply(table *dataplane.Table) {
 	d.synced = d.synced || d.receivedTypes[envoy.FrontendType]
 }
 
+// retract has the next apply set all frontends, as if none had been set.
+func (d *desiredState) retract() {
+	for name := range d.frontends {
+		d.changed[name] = true
+	}
+	d.synced = false
+}
+
 // dataplaneNode returns the node's addresses and pods for the kernel's table.
 func (d *desiredState) dataplaneNode() dataplane.Node {
 	return dataplane.Node{

@@ -12,7 +12,7 @@ import (
 )
 
 // start loads how the node forwarded last: the Envoys that run, and the last good state.
-func (r *reconciler) start() error {
+func (r *reconciler) start(ctx context.Context) error {
 	if err := r.instances.adopt(); err != nil {
 		return err
 	}
@@ -27,6 +27,9 @@ func (r *reconciler) start() error {
 	}
 	r.desired.findPodLinks()
 	r.desired.listeners(r.hold.resources)
+	r.damage.links = true
+	r.mend(ctx)
+	r.restore(ctx)
 	return nil
 }
 

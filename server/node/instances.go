@@ -118,13 +118,19 @@ func (i *instances) removeDead() {
 	i.live = slices.DeleteFunc(i.live, func(id envoyns.ID) bool { return !slices.Contains(live, id) })
 }
 
-// repair restores the addresses, routes and rules of the live Envoys' links.
-func (i *instances) repair() {
+// repair restores the addresses, routes and rules of the live Envoys' links. It reports whether some were missing.
+func (i *instances) repair() (missing bool) {
 	for _, id := range i.live {
-		if err := envoyns.Repair(i.config.EnvoyNS, id); err != nil {
+		restored, err := envoyns.Repair(i.config.EnvoyNS, id)
+		if err != nil {
 			i.log.Error("cannot repair the routes of an Envoy instance", "generation", id, "error", err)
 		}
+		if restored {
+			missing = true
+			i.log.Warn("another program removed addresses, routes or policy rules of an Envoy instance, or set its links down; they are put back", "generation", id)
+		}
 	}
+	return missing
 }
 
 // hasResources reports whether an Envoy instance has acknowledged its resources of all types up to publish seq.

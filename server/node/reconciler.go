@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/server/node/dataplane"
+	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/server/node/healthcheck"
 	"github.com/fairlead/fairlead/server/node/launcher"
 	"github.com/fairlead/fairlead/server/node/upstream"
@@ -30,7 +31,8 @@ const (
 	// waits, once the stream is open, for the control plane's responses.
 	holdTimeout = 3 * time.Second
 	settleTime  = 300 * time.Millisecond
-	// resyncInterval is how often the agent repairs links, routes and rules, whatever the kernel has notified.
+	// resyncInterval is how often the agent compares the table, links, routes and rules with what they should be, whatever the
+	// kernel has notified.
 	resyncInterval = 30 * time.Second
 	// probeInterval is how often an Envoy that has acknowledged its resources is probed for readiness.
 	probeInterval = 20 * time.Millisecond
@@ -49,10 +51,11 @@ type reconciler struct {
 	checks       *healthcheck.Server
 	failingSince time.Time // Since when commits to the kernel fail; zero: the last one succeeded.
 
-	requests  chan *launcher.Request
-	acked     chan struct{} // An Envoy has sent an ACK or NACK.
-	disturbed chan struct{} // Something was deleted from the kernel's table.
-	links     chan struct{} // A veth was added or removed, or a bridge has changed.
+	requests chan *launcher.Request
+	acked    chan struct{}      // An Envoy has sent an ACK or NACK.
+	monitor  *dataplane.Monitor // Hears of what others do to the kernel's tables.
+	changes  envoyns.Changes
+	damage   damage // What others took away.
 
 	hold         *startupHold   // Nil once the agent serves its Envoys.
 	pending      *pendingChange // Being applied; nil between changes.
@@ -66,13 +69,14 @@ type reconciler struct {
 	status      atomic.Pointer[Status] // Read by other goroutines.
 }
 
-func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
+func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table, monitor *dataplane.Monitor) *reconciler {
 	o := &reconciler{
-		config: config, log: log, upstream: up, table: table,
-		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), disturbed: make(chan struct{}, 1), links: make(chan struct{}, 1),
+		config: config, log: log, upstream: up, table: table, monitor: monitor,
+		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), changes: envoyns.NewChanges(), damage: newDamage(),
 	}
 	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
 	o.desired = newDesiredState(config, log)
+	o.desired.bridged.monitor = monitor
 	o.instances = newInstances(config, log)
 	o.checks = healthcheck.New(func() bool { return o.status.Load().healthy }, log)
 	starting := &Status{Node: config.Node, Since: time.Now(), report: frontendpb.Report{NotReady: "the agent is starting", Since: time.Now()}}
@@ -83,7 +87,7 @@ func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *
 
 // run applies changes until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	if err := r.start(); err != nil {
+	if err := r.start(ctx); err != nil {
 		return err
 	}
 	inspect := time.NewTicker(resyncInterval)
@@ -101,16 +105,15 @@ func (r *reconciler) run(ctx context.Context) error {
 		case request := <-r.requests:
 			r.admit(ctx, request)
 		case <-r.acked:
-		case <-r.links:
+		case <-r.changes.Links:
 			r.instances.removeDead()
 			r.desired.findPodLinks()
 			r.checkBridges(ctx, false)
-		case <-r.disturbed:
-			if !r.table.Intact(ctx) {
-				r.log.Warn("another program changed Fairlead's nftables table; writing the whole table again")
-				r.table.Forget()
-			}
-			r.checkBridges(ctx, true)
+		case <-r.changes.Damaged:
+			r.damage.links = true
+		case <-r.monitor.Disturbed:
+			r.hear(ctx)
+		case <-r.damage.timer():
 		case <-r.instances.probeTimer(r.cache.Applied):
 		case <-r.changeTimer():
 		case <-r.holdTimer():
@@ -121,14 +124,15 @@ func (r *reconciler) run(ctx context.Context) error {
 			r.resync(ctx)
 			r.checkBridges(ctx, true)
 		}
+		r.mend(ctx)
 		r.reconcile(ctx)
 	}
 }
 
-// resync repairs state for whose changes the kernel sends no event.
+// resync repairs state for whose changes the kernel sends no event, or whose event was lost.
 func (r *reconciler) resync(ctx context.Context) {
-	r.instances.removeDead()
-	r.instances.repair()
+	r.damage.links = true
+	r.compare()
 	r.look(ctx, r.table, r.log)
 	r.desired.findPodLinks()
 	r.desired.outdated = true // The node's addresses may have changed.

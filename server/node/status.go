@@ -144,6 +144,7 @@ func (a *Agent) serveAdmin(ctx context.Context) error {
 type instruments struct {
 	program metric.Float64Histogram
 	nacks   metric.Int64Counter
+	repairs metric.Int64Counter
 }
 
 // newInstruments makes the instruments, including the observable ones.
@@ -159,6 +160,9 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	i.nacks, err = meter.Int64Counter("fairlead.envoy.nacks", metric.WithDescription("Responses that an Envoy rejected."))
 	keep(err)
 	i.nacks.Add(context.Background(), 0) // A rate misses the first event of a series that begins with it.
+	i.repairs, err = meter.Int64Counter("fairlead.node.repairs",
+		metric.WithDescription("How often the agent put back what another program had removed, by what it was: table (of nftables) or links (with addresses, routes and rules)."))
+	keep(err)
 	keep(observePackets(meter))
 	gauge := func(name, description string, read func(Status) int64) {
 		_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {

@@ -75,11 +75,18 @@ func same(a, b []Bridge) bool {
 }
 
 // SyncBridges updates the table for bridges, which was last written for before, or never. It adds the new endpoints, and writes
-// chains and rules only if the bridges differ: each deletion makes Watch report the table.
-func SyncBridges(ctx context.Context, before, bridges []Bridge) error {
-	if len(before) == 0 || !same(before, bridges) {
-		return writeBridges(ctx, bridges)
-	}
+// chains and rules only if the bridges differ. For the monitor, which may be nil, the transaction is the agent's own.
+func SyncBridges(ctx context.Context, before, bridges []Bridge, monitor *Monitor) error {
+	return monitor.Own(func() error {
+		if len(before) == 0 || !same(before, bridges) {
+			return writeBridges(ctx, bridges)
+		}
+		return addToBridges(ctx, before, bridges)
+	})
+}
+
+// addToBridges adds the endpoints that the bridges did not have before.
+func addToBridges(ctx context.Context, before, bridges []Bridge) error {
 	nft, err := knftables.New(knftables.BridgeFamily, TableName)
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)

@@ -26,13 +26,13 @@ func TestBridgesIntact(t *testing.T) {
 		one := []Bridge{{"cni0", "02:00:00:00:00:01", []BridgeEndpoint{{"tcp", netip.MustParseAddrPort("10.244.1.10:80")}}}}
 		two := slices.Clone(one)
 		two[0].Endpoints = []BridgeEndpoint{one[0].Endpoints[0], {"udp", netip.MustParseAddrPort("[fd00::10]:53")}, {"sctp", netip.MustParseAddrPort("10.244.1.11:9")}}
-		if err := SyncBridges(t.Context(), nil, one); err != nil {
+		if err := SyncBridges(t.Context(), nil, one, nil); err != nil {
 			t.Fatal(err)
 		}
 		if !BridgesIntact(t.Context(), one) || BridgesIntact(t.Context(), two) {
 			t.Errorf("protocols by name %t: with one endpoint intact %t, for three %t", names, BridgesIntact(t.Context(), one), BridgesIntact(t.Context(), two))
 		}
-		if err := SyncBridges(t.Context(), one, two); err != nil {
+		if err := SyncBridges(t.Context(), one, two, nil); err != nil {
 			t.Fatal(err)
 		}
 		if !BridgesIntact(t.Context(), two) {

@@ -374,7 +374,7 @@ func TestDirectLeavesNothing(t *testing.T) {
 	table.SetFrontend("it", f)
 	table.SetEndpoints(setOf(f), endpoint)
 	mustCommit(t, table)
-	if got := objects(table); !slices.Equal(got, want) || !table.Intact(t.Context()) {
+	if got := objects(table); !slices.Equal(got, want) || !intact(t, table) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	f = directFrontend("10.96.9.1", "TCP", 0)
@@ -393,7 +393,7 @@ func TestDirectLeavesNothing(t *testing.T) {
 	mustCommit(t, table)
 	other := newTestTable(t)
 	mustCommit(t, other)
-	if got := objects(other); len(got) != 0 || !other.Intact(t.Context()) {
+	if got := objects(other); len(got) != 0 || !intact(t, other) {
 		t.Errorf("after another agent: %q, want none", got)
 	}
 }

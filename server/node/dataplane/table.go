@@ -44,8 +44,9 @@ type Instances struct {
 
 // Table is the host's table. It is used by one goroutine.
 type Table struct {
-	nft    knftables.Interface
-	config envoyns.Config
+	nft     knftables.Interface
+	config  envoyns.Config
+	monitor *Monitor // Nil: nobody watches.
 
 	node      Node
 	instances Instances
@@ -62,13 +63,16 @@ type Table struct {
 	later []laterFlows // Others' flows to look for again.
 }
 
-// New returns a table that the first Commit writes to the kernel. It fails when nft is missing or too old.
-func New(config envoyns.Config) (*Table, error) {
+// New returns a table that the first Commit writes to the kernel, as the agent's own for the monitor; nil is none. It fails when
+// nft is missing or too old.
+func New(config envoyns.Config, monitor *Monitor) (*Table, error) {
 	nft, err := knftables.New(knftables.InetFamily, TableName)
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w (is the nft program installed?)", err)
 	}
-	return newTable(config, nft), nil
+	t := newTable(config, nft)
+	t.monitor = monitor
+	return t, nil
 }
 
 func newTable(config envoyns.Config, nft knftables.Interface) *Table {
@@ -146,36 +150,6 @@ func (t *Table) Commit(ctx context.Context) error {
 	return t.forgetFlows()
 }
 
-// Intact reports whether the kernel still has the chains and maps that the last Commit wrote, and the rules of the base chains.
-// It checks neither the rules of other chains nor elements: each check is a run of nft.
-func (t *Table) Intact(ctx context.Context) bool {
-	if !t.complete {
-		return true // Nothing was written, or the next Commit writes the whole table.
-	}
-	there, err := t.nft.List(ctx, "chains")
-	if err != nil {
-		return false
-	}
-	for set := range t.picks.applied {
-		if !slices.Contains(there, pickChain(set)) {
-			return false
-		}
-	}
-	for _, c := range t.chains() {
-		if !slices.Contains(there, c.name) {
-			return false
-		}
-		if c.hook == "" {
-			continue
-		}
-		if rules, err := t.nft.ListRules(ctx, c.name); err != nil || len(rules) != len(c.rules) {
-			return false
-		}
-	}
-	found, err := t.nft.List(ctx, "maps")
-	return err == nil && len(found) >= len(mapTypes)+len(instanceMaps)+2*len(t.picks.applied)
-}
-
 // Remove deletes the table from the kernel. It is no error if the kernel has none.
 func (t *Table) Remove(ctx context.Context) error {
 	t.complete = false
@@ -190,7 +164,7 @@ func (t *Table) Remove(ctx context.Context) error {
 
 // Cleanup deletes the agent's tables from the kernel, whichever process wrote them.
 func Cleanup(ctx context.Context, config envoyns.Config) error {
-	t, err := New(config)
+	t, err := New(config, nil)
 	if err != nil {
 		return err
 	}

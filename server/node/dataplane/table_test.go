@@ -49,7 +49,7 @@ func clusterIP(addr string, port uint32, protocol string) *frontendpb.Frontend {
 // newTestTable returns a table of its own in the kernel, with two Envoy instances.
 func newTestTable(t *testing.T) *Table {
 	t.Helper()
-	table, err := New(envoyns.DefaultConfig())
+	table, err := New(envoyns.DefaultConfig(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,28 +190,57 @@ func TestChangesAreSmall(t *testing.T) {
 	}
 }
 
+// intact reports whether the kernel lacks nothing of a table.
+func intact(t *testing.T, table *Table) bool {
+	t.Helper()
+	lacks, err := table.Damage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lacks == ""
+}
+
 // What someone deletes is noticed and written anew by the next commit.
 func TestRepair(t *testing.T) {
-	tables := func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) }
-	chains := func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "prerouting"}) }
-	for name, damage := range map[string]func(*knftables.Transaction){"table deleted": tables, "chain flushed": chains} {
+	direct := directFrontend("10.96.9.1", "UDP", 60)
+	for name, damage := range map[string]func(*knftables.Transaction){
+		"table deleted":       func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{}) },
+		"base chain flushed":  func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "prerouting"}) },
+		"inner chain flushed": func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: "lookup-" + incoming}) },
+		"rule added": func(tx *knftables.Transaction) {
+			tx.Insert(&knftables.Rule{Chain: "prerouting", Rule: "accept"})
+		},
+		"map flushed": func(tx *knftables.Transaction) { tx.Flush(&knftables.Map{Name: mapName(incoming, false, false)}) },
+		"element deleted": func(tx *knftables.Transaction) {
+			tx.Delete(&knftables.Element{Set: mapName(clusterIPSet, false, false), Key: []string{"10.96.0.10"}})
+		},
+		"ranges flushed":     func(tx *knftables.Transaction) { tx.Flush(&knftables.Map{Name: mapName(ranged, false, false)}) },
+		"Envoys' marks gone": func(tx *knftables.Transaction) { tx.Flush(&knftables.Map{Name: markMap}) },
+		"endpoints flushed":  func(tx *knftables.Transaction) { tx.Flush(&knftables.Map{Name: endpointsMap(setOf(direct))}) },
+		"pick chain flushed": func(tx *knftables.Transaction) { tx.Flush(&knftables.Chain{Name: pickChain(setOf(direct))}) },
+	} {
 		t.Run(name, func(t *testing.T) {
 			table := newTestTable(t)
 			table.SetFrontend("it", clusterIP("10.96.0.10", 80, "TCP"))
+			limited := clusterIP("192.0.2.1", 80, "TCP")
+			limited.Kind, limited.Limited = "LoadBalancer", &frontendpb.Limited{Ranges: []string{"10.0.0.0/8", "198.51.100.7/32"}}
+			table.SetFrontend("limited", limited)
+			table.SetFrontend("direct", direct)
+			table.SetEndpoints(setOf(direct), []netip.AddrPort{netip.MustParseAddrPort("10.9.2.1:8080"), netip.MustParseAddrPort("10.9.2.2:8080")})
 			want := commit(t, table)
-			if !table.Intact(t.Context()) {
-				t.Fatal("a fresh table is not intact")
+			if lacks, err := table.Damage(); lacks != "" || err != nil {
+				t.Fatalf("a fresh table lacks something: %s, %v", lacks, err)
 			}
 			tx := table.nft.NewTransaction()
 			damage(tx)
 			if err := table.nft.Run(t.Context(), tx); err != nil {
 				t.Fatal(err)
 			}
-			if table.Intact(t.Context()) {
+			if intact(t, table) {
 				t.Fatal("the damage is not noticed")
 			}
 			table.Forget()
-			if got := commit(t, table); !slices.Equal(got, want) || !table.Intact(t.Context()) {
+			if got := commit(t, table); !slices.Equal(got, want) || !intact(t, table) {
 				t.Errorf("after the repair: %q, want %q", got, want)
 			}
 		})
@@ -248,7 +277,7 @@ func TestTakeOver(t *testing.T) {
 	newer := newTestTable(t)
 	newer.SetFrontend("10.96.0.10", clusterIP("10.96.0.10", 80, "TCP"))
 	want := []string{"frontends4 10.96.0.10 . tcp . 80 goto keep-or-masq", "node-frontends4 10.96.0.10 . tcp . 80 goto masq"}
-	if got := commit(t, newer); !slices.Equal(got, want) || !newer.Intact(t.Context()) {
+	if got := commit(t, newer); !slices.Equal(got, want) || !intact(t, newer) {
 		t.Errorf("after a table of the same kind: %q, want %q", got, want)
 	}
 
@@ -260,7 +289,7 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer.Forget()
-	if got := commit(t, newer); !slices.Equal(got, want) || !newer.Intact(t.Context()) {
+	if got := commit(t, newer); !slices.Equal(got, want) || !intact(t, newer) {
 		t.Errorf("after a table of another kind: %q, want %q", got, want)
 	}
 }
@@ -304,7 +333,7 @@ func TestWatch(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	table := newTestTable(t)
 	commit(t, table)
-	if err := SyncBridges(t.Context(), nil, []Bridge{{"cni0", "02:00:00:00:00:01", []BridgeEndpoint{{"tcp", netip.MustParseAddrPort("10.244.1.10:80")}}}}); err != nil {
+	if err := SyncBridges(t.Context(), nil, []Bridge{{"cni0", "02:00:00:00:00:01", []BridgeEndpoint{{"tcp", netip.MustParseAddrPort("10.244.1.10:80")}}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // The second time there is nothing left.

@@ -32,7 +32,7 @@ func (t *Table) write(ctx context.Context, replace bool) (writeResult, error) {
 	done := writeResult{picks: t.addPicks(tx, left)}
 	done.elements, done.removed, done.added = t.addElements(tx)
 	t.removePicks(tx, done.picks)
-	return done, t.nft.Run(ctx, tx)
+	return done, t.monitor.Own(func() error { return t.nft.Run(ctx, tx) })
 }
 
 // writeResult is what a transaction wrote.

@@ -48,7 +48,7 @@ func build(c Config, id ID, ns, mtu int) error {
 		return fmt.Errorf("inside the namespace: %w", err)
 	}
 	for _, class := range frontendpb.Classes {
-		if err := routeTo(c, id, class, ipv6); err != nil {
+		if _, err := routeTo(c, id, class, ipv6); err != nil {
 			return fmt.Errorf("route to %s: %w", LinkName(id, class), err)
 		}
 	}
@@ -150,16 +150,18 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// Repair restores the missing addresses, routes and rules of an Envoy instance on the host. Network managers are known to remove
-// those that they did not make.
-func Repair(c Config, id ID) error {
+// Repair restores the missing addresses, routes and rules of an Envoy instance on the host, and sets its links up. Network managers
+// are known to remove what they did not make. It reports whether something was missing.
+func Repair(c Config, id ID) (missing bool, err error) {
 	ipv6 := IPv6()
 	for _, class := range frontendpb.Classes {
-		if err := routeTo(c, id, class, ipv6); err != nil {
-			return fmt.Errorf("repair the links of Envoy instance %d: %s: %w", id, LinkName(id, class), err)
+		restored, err := routeTo(c, id, class, ipv6)
+		if err != nil {
+			return missing, fmt.Errorf("repair the links of Envoy instance %d: %s: %w", id, LinkName(id, class), err)
 		}
+		missing = missing || restored
 	}
-	return nil
+	return missing, nil
 }
 
 // FindMTU returns the MTU of the link that has one of the addresses, the node's own, in bytes; 1500 where none has. With it on the

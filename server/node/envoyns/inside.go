@@ -95,13 +95,14 @@ func linkInside(id ID, class frontendpb.Class, ipv6 bool) error {
 	}
 	v4, v6 := addresses(id, class)
 	host := hardwareAddr(id, class, hostEnd)
-	if err := connect(link, v4.proxy, v4.host, host); err != nil {
+	if _, err := connect(link, v4.proxy, v4.host, host); err != nil {
 		return err
 	}
 	if !ipv6 {
 		return nil
 	}
-	return connect(link, v6.proxy, v6.host, host)
+	_, err = connect(link, v6.proxy, v6.host, host)
+	return err
 }
 
 // routesInside adds the policy routes of one family.

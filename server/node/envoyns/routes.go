@@ -12,18 +12,20 @@ import (
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
-// routeTo configures the host's end of a class's veth and routes packets with the class's mark over it.
-func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
+// routeTo configures the host's end of a class's veth and routes packets with the class's mark over it. It reports whether
+// something of that was missing.
+func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) (missing bool, err error) {
 	name := LinkName(id, class)
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := setSysctls(hostSysctls(name, ipv6)); err != nil {
-		return err
+		return false, err
 	}
+	missing = link.Attrs().RawFlags&unix.IFF_UP == 0
 	if err := netlink.LinkSetUp(link); err != nil {
-		return err
+		return false, err
 	}
 	v4, v6 := addresses(id, class)
 	ends := []pair{v4}
@@ -31,40 +33,44 @@ func routeTo(c Config, id ID, class frontendpb.Class, ipv6 bool) error {
 		ends = append(ends, v6)
 	}
 	for i, end := range ends {
-		if err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd)); err != nil {
-			return err
+		unconnected, err := connect(link, end.host, end.proxy, hardwareAddr(id, class, proxyEnd))
+		if err != nil {
+			return false, err
 		}
-		if err := addPolicy(c, id, class, i, link, end.proxy); err != nil {
-			return err
+		unrouted, err := addPolicy(c, id, class, i, link, end.proxy)
+		if err != nil {
+			return false, err
 		}
+		missing = missing || unconnected || unrouted
 	}
-	return nil
+	return missing, nil
 }
 
 // connect gives a link its address, and a route and a permanent neighbour entry for the address at its other end: the first
-// packet need not wait for neighbour discovery.
-func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) error {
+// packet need not wait for neighbour discovery. It reports whether the route was missing, as it is without the address.
+func connect(link netlink.Link, own, other netip.Addr, otherHardware net.HardwareAddr) (missing bool, err error) {
 	addr := &netlink.Addr{IPNet: single(own), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
 	if err := netlink.AddrReplace(link, addr); err != nil {
-		return fmt.Errorf("address %s: %w", own, err)
+		return false, fmt.Errorf("address %s: %w", own, err)
 	}
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(other), Scope: netlink.SCOPE_LINK}
 	if own.Is6() {
 		route.Scope = netlink.SCOPE_UNIVERSE
 	}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("route to %s: %w", other, err)
+	if missing, err = putRoute(route); err != nil {
+		return false, fmt.Errorf("route to %s: %w", other, err)
 	}
 	neighbour := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: other.AsSlice(), HardwareAddr: otherHardware, State: netlink.NUD_PERMANENT}
 	if err := netlink.NeighSet(neighbour); err != nil {
-		return fmt.Errorf("neighbour %s: %w", other, err)
+		return false, fmt.Errorf("neighbour %s: %w", other, err)
 	}
-	return nil
+	return missing, nil
 }
 
-// addPolicy routes packets with a class's mark to the far end of its veth. When the veth is deleted, the kernel deletes its
-// routes; the unreachable route stays, so that marked packets do not take the default route.
-func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink.Link, via netip.Addr) error {
+// addPolicy routes packets with a class's mark to the far end of its veth, and reports whether a route or the rule was missing.
+// When the veth is deleted, the kernel deletes its routes; the unreachable route stays, so that marked packets do not take the
+// default route.
+func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink.Link, via netip.Addr) (missing bool, err error) {
 	table := c.table(id, class)
 	routes := []*netlink.Route{
 		{LinkIndex: link.Attrs().Index, Dst: families[family].all, Gw: via.AsSlice(), Table: table, Flags: int(netlink.FLAG_ONLINK)},
@@ -72,17 +78,28 @@ func addPolicy(c Config, id ID, class frontendpb.Class, family int, link netlink
 	}
 	for _, r := range routes {
 		r.Family = families[family].family
-		if err := netlink.RouteReplace(r); err != nil {
-			return fmt.Errorf("table %d: %w", table, err)
+		added, err := putRoute(r)
+		if err != nil {
+			return false, fmt.Errorf("table %d: %w", table, err)
 		}
+		missing = missing || added
 	}
 	rule := netlink.NewRule()
 	rule.Family, rule.Priority, rule.Table = families[family].family, c.RulePriority, table
 	rule.Mark, rule.Mask = c.Mark(id, class), &c.Mask
-	if err := netlink.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("rule for mark %#x: %w", rule.Mark, err)
+	err = netlink.RuleAdd(rule)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("rule for mark %#x: %w", rule.Mark, err)
 	}
-	return nil
+	return missing || err == nil, nil
+}
+
+// putRoute adds a route, or replaces another to the same destination. It reports whether there was none.
+func putRoute(r *netlink.Route) (added bool, err error) {
+	if err := netlink.RouteAdd(r); !errors.Is(err, unix.EEXIST) {
+		return err == nil, err
+	}
+	return false, netlink.RouteReplace(r)
 }
 
 // removePolicies deletes an Envoy instance's rules and routing tables of one family.

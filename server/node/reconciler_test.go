@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type loop struct {
 	dir     string
 	control *cache.Cache
 	address string
+	servers string // The control plane that the next agent is told of; empty: the address.
 	agent   *Agent
 	stop    func() // Ends the agent.
 }
@@ -87,7 +89,7 @@ func newLoop(t *testing.T) *loop {
 
 func (l *loop) config() Config {
 	return Config{
-		Node: "n1", Servers: []string{l.address}, DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
+		Node: "n1", Servers: []string{cmp.Or(l.servers, l.address)}, DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
 		StateDir: filepath.Join(l.dir, "state"), RunDir: l.runDir(), EnvoyNS: envoyns.DefaultConfig(), Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -245,6 +247,79 @@ func TestLoop(t *testing.T) {
 	if s := l.agent.Status(); s.Current != 1 || !slices.Equal(s.Generations, []envoyns.ID{1}) || !s.Programmed {
 		t.Errorf("after the restart: %+v", s)
 	}
+}
+
+// nft runs the nft command in place of another program of the node.
+func (l *loop) nft(args ...string) {
+	l.t.Helper()
+	if out, err := exec.Command("nft", args...).CombinedOutput(); err != nil {
+		l.t.Fatalf("nft %v: %v\n%s", args, err, out)
+	}
+}
+
+// soon waits for a repair, which has 2 s.
+func (l *loop) soon(what string, condition func() bool) {
+	l.t.Helper()
+	start := time.Now()
+	l.eventually(what, condition)
+	if took := time.Since(start); took > 2*time.Second {
+		l.t.Errorf("%s after %s", what, took)
+	}
+}
+
+// What other programs take from the table is put back, once for each time; and so it is by an agent that starts, before Envoy or
+// a control plane has said a word.
+func TestTablePutBack(t *testing.T) {
+	l := newLoop(t)
+	e := newFakeEnvoy(t)
+	e.start(l.runDir())
+	served := l.service(1)
+	l.eventually("the Service is forwarded", func() bool { return l.acknowledged(served) && l.agent.Status().Current == 1 && l.forwarded(1) })
+	l.nft("flush", "map", "inet", "fairlead", "frontends4")
+	l.soon("the elements are put back", func() bool { return l.forwarded(1) })
+	l.nft("flush", "chain", "inet", "fairlead", "lookup-frontends")
+	rules := func() bool {
+		out, err := exec.Command("nft", "list", "chain", "inet", "fairlead", "lookup-frontends").CombinedOutput()
+		return err == nil && strings.Contains(string(out), "vmap @frontends4")
+	}
+	l.soon("the chain is filled again", rules)
+
+	l.eventually("the state is on the disk", func() bool {
+		state, err := os.ReadFile(statePath(l.config().StateDir))
+		return err == nil && strings.Contains(string(state), "10.96.0.1:80/TCP")
+	})
+	l.stop()
+	e.gate.Lock() // Envoy acknowledges nothing.
+	defer e.gate.Unlock()
+	l.nft("flush", "map", "inet", "fairlead", "frontends4")
+	l.nft("flush", "chain", "inet", "fairlead", "lookup-frontends")
+	l.servers = "127.0.0.1:1" // Nobody listens there.
+	l.start()
+	l.soon("an agent that starts puts it back", func() bool { return l.forwarded(1) && rules() })
+}
+
+// An agent that starts beside an intact table leaves it as it is: it may be newer than the state on disk.
+func TestNewerTableStays(t *testing.T) {
+	l := newLoop(t)
+	e := newFakeEnvoy(t)
+	e.start(l.runDir())
+	served := l.service(1)
+	l.eventually("the Service is forwarded", func() bool { return l.acknowledged(served) && l.agent.Status().Current == 1 && l.forwarded(1) })
+	l.eventually("the state is on the disk", func() bool {
+		state, err := os.ReadFile(statePath(l.config().StateDir))
+		return err == nil && strings.Contains(string(state), "10.96.0.1:80/TCP")
+	})
+	l.stop()
+	l.nft("add", "element", "inet", "fairlead", "frontends4", "{ 10.96.0.2 . tcp . 80 : goto refuse }")
+	e.gate.Lock()
+	l.servers = "127.0.0.1:1"
+	l.start()
+	l.eventually("the agent waits for a control plane", func() bool { return l.agent.Status().Current == 1 })
+	if !l.forwarded(2) {
+		t.Error("the table of the agent before was replaced at once")
+	}
+	e.gate.Unlock()
+	l.eventually("no control plane answers, and the state on disk counts", func() bool { return !l.forwarded(2) && l.forwarded(1) })
 }
 
 // What was built for a proxy that hung up goes; another Envoy that starts takes over.

@@ -30,7 +30,7 @@ import (
 // outside, where modules can still be downloaded.
 const binaryVariable = "FAIRLEAD_NODE_TEST_BINARY"
 
-// patience bounds every wait for a condition. The longest is for an agent that looks after its routes every half minute.
+// patience bounds every wait for a condition.
 const patience = time.Minute
 
 var theCluster *cluster

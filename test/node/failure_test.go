@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/server/lab/fleet"
+	"github.com/fairlead/fairlead/server/node/envoyns"
 )
 
 // answered returns an error unless some server of the Service answers the pair's first client.
@@ -126,6 +129,9 @@ func TestEnvoyCrash(t *testing.T) {
 	}
 }
 
+// repairTime is how long the agent may take to put back what someone else removed.
+const repairTime = 2 * time.Second
+
 // TestRepair has someone else remove parts of what the agent built. It puts them back.
 func TestRepair(t *testing.T) {
 	c := theCluster
@@ -138,19 +144,28 @@ func TestRepair(t *testing.T) {
 		{"tables", routed, deleteTables},
 		{"tables", bridged, deleteTables},
 		{"rules and routes", routed, func(t *testing.T, n *lab.Node) { deleteRules(t, n); deleteRoutes(t, n) }},
+		{"rules", bridged, deleteRules},
+		{"links set down", routed, setLinksDown},
+		{"elements", routed, flushMaps},
+		{"elements", bridged, flushMaps},
+		{"chains", routed, flushChains},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tc.pair, tc.what), func(t *testing.T) {
 			a := c.newApp(t, tc.pair)
 			n := tc.pair.nodes[0]
 			before := c.rested(t, n)
 			tc.damage(t, n)
-			eventually(t, func(context.Context) error {
+			start := time.Now()
+			eventually(t, func(ctx context.Context) error {
 				after, err := network(n)
 				if err != nil {
 					return err
 				}
-				return difference(before, after)
+				return errors.Join(difference(before, after), tc.pair.answered(ctx, a.tcp))
 			})
+			if took := time.Since(start); took > repairTime {
+				t.Errorf("put back after %s, want at most %s", took, repairTime)
+			}
 			traffic := tc.pair.startTraffic(t, a.tcp, a.udp)
 			traffic.more(20)
 			traffic.stop()
@@ -168,6 +183,50 @@ func deleteTables(t *testing.T, n *lab.Node) {
 	}()
 	for line := range strings.Lines(run(t, n, "nft", "list", "tables")) {
 		run(t, n, "nft", append([]string{"delete"}, strings.Fields(line)...)...)
+	}
+}
+
+// flushMaps removes all elements of the maps and sets of Fairlead's table.
+func flushMaps(t *testing.T, n *lab.Node) { flush(t, n, "map", "set") }
+
+// flushChains removes all rules of the chains of Fairlead's table.
+func flushChains(t *testing.T, n *lab.Node) { flush(t, n, "chain") }
+
+func flush(t *testing.T, n *lab.Node, kinds ...string) {
+	t.Helper()
+	var script strings.Builder
+	for line := range strings.Lines(run(t, n, "nft", "list", "table", "inet", "fairlead")) {
+		if words := strings.Fields(line); len(words) == 3 && slices.Contains(kinds, words[0]) {
+			fmt.Fprintf(&script, "flush %s inet fairlead %s\n", words[0], words[1])
+		}
+	}
+	path := filepath.Join(t.TempDir(), "flush.nft")
+	if err := os.WriteFile(path, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, n, "nft", "-f", path)
+}
+
+// setLinksDown sets the host's ends of the Envoys' links down.
+func setLinksDown(t *testing.T, n *lab.Node) {
+	t.Helper()
+	err := n.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if !envoyns.IsLink(l.Attrs().Name) {
+				continue
+			}
+			if err := netlink.LinkSetDown(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

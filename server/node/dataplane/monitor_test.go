@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
@@ -38,9 +39,11 @@ func monitored(t *testing.T) (*Table, func() Disturbance) {
 			defer m.mutex.Unlock()
 			return !isAfter(last, m.seen)
 		}
+		poll := time.NewTicker(time.Millisecond)
+		defer poll.Stop()
 		for !seen() {
 			select {
-			case <-m.Disturbed:
+			case <-poll.C:
 			case <-t.Context().Done():
 				t.Fatal("the monitor does not hear of transactions")
 			}
@@ -135,6 +138,9 @@ func TestMonitor(t *testing.T) {
 		if got := look(); got != step.want {
 			t.Errorf("%s: %d, want %d", step.name, got, step.want)
 		}
+		table.Forget()
+		mustCommit(t, table)
+		look()
 	}
 }
 

@@ -294,42 +294,6 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// Watch reports deletions from the agent's table and no others.
-func TestWatch(t *testing.T) {
-	table := newTestTable(t)
-	commit(t, table)
-	other, err := knftables.New(knftables.InetFamily, "other")
-	if err != nil {
-		t.Fatal(err)
-	}
-	disturbed := make(chan struct{}, 1)
-	done := make(chan error, 1)
-	ready := make(chan struct{})
-	go func() { done <- watch(t.Context(), disturbed, subscribe, func() { close(ready) }) }()
-	<-ready
-	tx := other.NewTransaction()
-	tx.Add(&knftables.Table{})
-	tx.Delete(&knftables.Table{})
-	if err := other.Run(t.Context(), tx); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-disturbed:
-		t.Error("told of another's table")
-	default:
-	}
-	if err := table.Remove(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-disturbed:
-	case err := <-done:
-		t.Fatal(err)
-	case <-t.Context().Done():
-		t.Fatal("not told of the table's deletion")
-	}
-}
-
 func TestCleanup(t *testing.T) {
 	table := newTestTable(t)
 	commit(t, table)

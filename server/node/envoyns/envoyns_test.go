@@ -1,9 +1,13 @@
 package envoyns
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -11,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/server/node/netevent"
 	"github.com/fairlead/fairlead/translate/frontendpb"
 )
 
@@ -146,34 +151,141 @@ func TestExisting(t *testing.T) {
 	}
 }
 
-// Repair puts back the rules and routes that someone removed.
-func TestRepair(t *testing.T) {
-	h, config := host(t), DefaultConfig()
-	ns := namespace(t, h)
-	defer ns.Close()
-	if err := h.Do(func() error { return Build(config, 1, int(ns), 1500) }); err != nil {
-		t.Fatal(err)
-	}
-	want := state(t, h)
-	err := h.Do(func() error {
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			if err := removePolicies(config, 1, family); err != nil {
-				return err
+// damages are what others do to an Envoy instance's links, on its host.
+var damages = map[string]func(Config) error{
+	"rules": func(c Config) error { return everyRule(c, netlink.RuleDel) },
+	"routes of the instance's tables": func(c Config) error {
+		return everyRoute(func(r netlink.Route) bool { return r.Table >= c.Table && r.Table < c.Table+tables })
+	},
+	"routes of the main table": func(Config) error {
+		return everyRoute(func(r netlink.Route) bool { return r.Table == unix.RT_TABLE_MAIN && r.Dst != nil && isOurs(r.Dst.IP) })
+	},
+	"a link set down": func(Config) error {
+		link, err := netlink.LinkByName(LinkName(1, frontendpb.Class_MASQ))
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(link)
+	},
+	"addresses": func(Config) error {
+		link, err := netlink.LinkByName(LinkName(1, frontendpb.Class_KEEP))
+		if err != nil {
+			return err
+		}
+		v4, v6 := addresses(1, frontendpb.Class_KEEP)
+		return errors.Join(netlink.AddrDel(link, &netlink.Addr{IPNet: single(v4.host)}), netlink.AddrDel(link, &netlink.Addr{IPNet: single(v6.host)}))
+	},
+}
+
+// everyRule calls f for the rules of Envoy instances.
+func everyRule(c Config, f func(*netlink.Rule) error) error {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := netlink.RuleList(family)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if r.Family = family; r.Priority == c.RulePriority {
+				if err := f(&r); err != nil {
+					return err
+				}
 			}
 		}
-		return nil
+	}
+	return nil
+}
+
+// everyRoute deletes the routes for which which is true.
+func everyRoute(which func(netlink.Route) bool) error {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if which(r) {
+				if err := netlink.RouteDel(&r); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Repair puts back what someone removed, and says so. Watch tells of it, and not of the repair, which would begin anew for ever.
+func TestRepair(t *testing.T) {
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			h, config := host(t), DefaultConfig()
+			ns := namespace(t, h)
+			defer ns.Close()
+			if err := h.Do(func() error { return Build(config, 1, int(ns), 1500) }); err != nil {
+				t.Fatal(err)
+			}
+			want := state(t, h)
+			damagedNow := watch(t, h, config)
+			if damagedNow() {
+				t.Fatal("told of damage before there is any")
+			}
+			if err := h.Do(func() error { return damage(config) }); err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(state(t, h), want) && name != "a link set down" {
+				t.Fatal("the damage is not there")
+			}
+			if !damagedNow() {
+				t.Fatal("not told of the damage")
+			}
+			for _, missed := range []bool{true, false} {
+				var missing bool
+				if err := h.Do(func() (err error) { missing, err = Repair(config, 1); return err }); err != nil || missing != missed {
+					t.Fatalf("repaired: %t, %v; want %t", missing, err, missed)
+				}
+			}
+			if got := state(t, h); !slices.Equal(got, want) {
+				t.Errorf("after the repair:\n%q\nwant:\n%q", got, want)
+			}
+			if damagedNow() {
+				t.Error("a repair counts as damage")
+			}
+		})
+	}
+}
+
+// watch follows the host's changes. The function that it returns says whether there was damage since it was called last.
+func watch(t *testing.T, h *lab.Node, c Config) func() bool {
+	t.Helper()
+	var s *netevent.Subscription
+	if err := h.Do(func() (err error) { s, err = subscribe(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	damaged, markers := false, make(chan bool)
+	ctx, cancel := context.WithCancel(t.Context())
+	var following sync.WaitGroup
+	following.Go(func() {
+		s.Run(ctx, func(m syscall.NetlinkMessage) {
+			_, damage := c.concerns(m)
+			damaged = damaged || damage
+			if l, err := netlink.LinkDeserialize(nil, m.Data); m.Header.Type == unix.RTM_DELLINK && err == nil && l.Attrs().Name == "marker" {
+				markers <- damaged
+				damaged = false
+			}
+		}, func() {})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if slices.Equal(state(t, h), want) {
-		t.Fatal("the damage is not there")
-	}
-	if err := h.Do(func() error { return Repair(config, 1) }); err != nil {
-		t.Fatal(err)
-	}
-	if got := state(t, h); !slices.Equal(got, want) {
-		t.Errorf("after the repair:\n%q\nwant:\n%q", got, want)
+	t.Cleanup(func() { cancel(); following.Wait() })
+	return func() bool {
+		t.Helper()
+		err := h.Do(func() error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = "marker"
+			marker := &netlink.Veth{LinkAttrs: attrs, PeerName: "marker-peer"}
+			return errors.Join(netlink.LinkAdd(marker), netlink.LinkDel(marker))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return <-markers
 	}
 }
 

@@ -32,16 +32,10 @@ func NewChanges() Changes { return Changes{make(chan struct{}, 1), make(chan str
 
 // Watch tells of the host's changes until ctx ends. An error is that of the first subscription.
 func (c Config) Watch(ctx context.Context, changes Changes) error {
-	s, err := netevent.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	s, err := subscribe()
 	if err != nil {
 		return fmt.Errorf("watch links, routes and rules: %w", err)
 	}
-	c.follow(ctx, s, changes)
-	return nil
-}
-
-func (c Config) follow(ctx context.Context, s *netevent.Subscription, changes Changes) {
 	s.Run(ctx, func(m syscall.NetlinkMessage) {
 		link, damage := c.concerns(m)
 		if link {
@@ -54,6 +48,12 @@ func (c Config) follow(ctx context.Context, s *netevent.Subscription, changes Ch
 		tell(changes.Links)
 		tell(changes.Damaged)
 	})
+	return nil
+}
+
+func subscribe() (*netevent.Subscription, error) {
+	return netevent.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 }
 
 // concerns reports whether a message is about a veth or a bridge, and whether it is about damage to an Envoy instance's links.

@@ -109,14 +109,13 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	monitor := dataplane.NewMonitor()
-	table, err := dataplane.New(config.EnvoyNS, monitor)
+	table, err := dataplane.New(config.EnvoyNS, dataplane.NewMonitor())
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{config: config, log: log, upstream: up}
 	a.askCluster()
-	a.reconciler = newReconciler(config, log, up, table, monitor)
+	a.reconciler = newReconciler(config, log, up, table)
 	a.xds = xds.New(xds.Config{Cache: a.reconciler.cache, Log: log})
 	traces, meters := config.Traces, config.Meters
 	if traces == nil {

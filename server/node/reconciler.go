@@ -69,14 +69,14 @@ type reconciler struct {
 	status      atomic.Pointer[Status] // Read by other goroutines.
 }
 
-func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table, monitor *dataplane.Monitor) *reconciler {
+func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
 	o := &reconciler{
-		config: config, log: log, upstream: up, table: table, monitor: monitor,
+		config: config, log: log, upstream: up, table: table, monitor: table.Monitor(),
 		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), changes: envoyns.NewChanges(), damage: newDamage(),
 	}
 	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
 	o.desired = newDesiredState(config, log)
-	o.desired.bridged.monitor = monitor
+	o.desired.bridged.monitor = table.Monitor()
 	o.instances = newInstances(config, log)
 	o.checks = healthcheck.New(func() bool { return o.status.Load().healthy }, log)
 	starting := &Status{Node: config.Node, Since: time.Now(), report: frontendpb.Report{NotReady: "the agent is starting", Since: time.Now()}}

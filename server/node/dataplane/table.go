@@ -79,6 +79,9 @@ func newTable(config envoyns.Config, nft knftables.Interface) *Table {
 	return &Table{nft: nft, config: config, wanted: map[string]*frontendpb.Frontend{}, changed: map[string]bool{}, applied: map[string][]element{}, picks: newPicks()}
 }
 
+// Monitor returns the monitor that the table was made with.
+func (t *Table) Monitor() *Monitor { return t.monitor }
+
 // SetFrontend has the next Commit set the frontend of that name to f; nil removes it.
 func (t *Table) SetFrontend(name string, f *frontendpb.Frontend) {
 	t.picks.use(name, t.wanted[name], f)

@@ -34,7 +34,7 @@ until it is stopped.`,
 			return launcher.Run(cmd.Context(), config)
 		},
 	}
-	cmd.AddCommand(newProxyDrainCommand(), newProxyReadyCommand())
+	cmd.AddCommand(newProxyDrainCommand(), newProxyReadyCommand(), newProxyAliveCommand())
 	flags := cmd.Flags()
 	flags.IntVar(&config.Concurrency, "concurrency", 0, "Number of Envoy's worker threads; 0 is one for each core that it may use.")
 	flags.StringVar(&config.Envoy, "envoy", "envoy", "Envoy binary, 1.40 or later.")
@@ -87,6 +87,29 @@ func newProxyReadyCommand() *cobra.Command {
 				return err
 			}
 			return e.Ready(cmd.Context())
+		},
+	}
+	addEnvoyFlags(cmd.Flags(), &process, &user)
+	return cmd
+}
+
+func newProxyAliveCommand() *cobra.Command {
+	var process, user int
+	cmd := &cobra.Command{
+		Use:   "alive",
+		Short: "Check whether Envoy answers at all, ready or not; a container's liveness probe",
+		Long: `Fails if Envoy does not answer its admin interface within 5 s. A proxy that still waits for its agent is alive, and so is an
+Envoy that has no resources yet.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, err := launcher.FindEnvoy(process, user)
+			if errors.Is(err, launcher.ErrNotEnvoy) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return e.Alive(cmd.Context())
 		},
 	}
 	addEnvoyFlags(cmd.Flags(), &process, &user)

@@ -25,13 +25,15 @@ type instances struct {
 	live    []envoyns.ID // Those whose links exist, in order.
 	current envoyns.ID   // 0: none.
 	last    envoyns.ID   // The number that was assigned last.
+
+	missed map[envoyns.ID]int // How many probes in succession an Envoy has not answered.
 }
 
 // applied is cache.Cache.Applied.
 type applied func(node, typeURL string) uint64
 
 func newInstances(config Config, log *slog.Logger) *instances {
-	return &instances{config: config, log: log}
+	return &instances{config: config, log: log, missed: map[envoyns.ID]int{}}
 }
 
 // Bootstrap returns the bootstrap configuration of an Envoy instance.
@@ -147,13 +149,14 @@ func (i *instances) hasResources(id envoyns.ID, seq uint64, applied applied) boo
 }
 
 // candidate returns the newest live Envoy if it is not the current one, or 0. Numbers are assigned in turn, so the newest is the
-// first live one counting back from the last number. If the last Envoy has died, the one before it is the candidate.
+// first live one counting back from the last number. If the last Envoy has died or hangs, the one before it is the candidate.
 func (i *instances) candidate() envoyns.ID {
 	age := func(id envoyns.ID) envoyns.ID { return (i.last - id + envoyns.MaxID) % envoyns.MaxID }
-	if len(i.live) == 0 {
+	awake := slices.DeleteFunc(slices.Clone(i.live), i.hangs)
+	if len(awake) == 0 {
 		return 0
 	}
-	newest := slices.MinFunc(i.live, func(a, b envoyns.ID) int { return cmp.Compare(age(a), age(b)) })
+	newest := slices.MinFunc(awake, func(a, b envoyns.ID) int { return cmp.Compare(age(a), age(b)) })
 	if newest == i.current {
 		return 0
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -56,6 +57,7 @@ type reconciler struct {
 	monitor  *dataplane.Monitor // Hears of what others do to the kernel's tables.
 	changes  envoyns.Changes
 	damage   damage // What others took away.
+	pulses   chan pulse
 
 	hold         *startupHold   // Nil once the agent serves its Envoys.
 	pending      *pendingChange // Being applied; nil between changes.
@@ -72,7 +74,7 @@ type reconciler struct {
 func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
 	o := &reconciler{
 		config: config, log: log, upstream: up, table: table, monitor: table.Monitor(),
-		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), changes: envoyns.NewChanges(), damage: newDamage(),
+		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), changes: envoyns.NewChanges(), damage: newDamage(), pulses: make(chan pulse),
 	}
 	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
 	o.desired = newDesiredState(config, log)
@@ -114,6 +116,8 @@ func (r *reconciler) run(ctx context.Context) error {
 		case <-r.monitor.Disturbed:
 			r.hear(ctx)
 		case <-r.damage.timer():
+		case found := <-r.pulses:
+			r.instances.feel(found)
 		case <-r.instances.probeTimer(r.cache.Applied):
 		case <-r.changeTimer():
 		case <-r.holdTimer():
@@ -175,7 +179,7 @@ func (r *reconciler) reflect() {
 // reconcile applies everything that need not wait for Envoy or the control plane.
 func (r *reconciler) reconcile(ctx context.Context) {
 	if r.serveHeld(ctx); r.hold != nil {
-		r.updateStatus(nil)
+		r.updateStatus(r.instances.hung())
 		return
 	}
 	r.instances.promote(r.cache.Applied)
@@ -196,7 +200,7 @@ func (r *reconciler) reconcile(ctx context.Context) {
 	}
 	r.commitFailed = err != nil
 	if err == nil {
-		err = r.obstacle.error()
+		err = cmp.Or(r.instances.hung(), r.obstacle.error())
 	}
 	r.updateStatus(err)
 	r.checks.Serve(r.desired.checks())

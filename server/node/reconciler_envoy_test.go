@@ -75,6 +75,11 @@ func (e *fakeEnvoy) listen() error {
 				return err
 			}
 			e.listeners = append(e.listeners, l)
+			go func() {
+				for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+					conn.Close() // As Envoy does where the address is no Service's.
+				}
+			}()
 		}
 	}
 	return nil

@@ -29,6 +29,7 @@ type Status struct {
 	Programmed  bool                 `json:"programmed"` // The kernel has what the control plane sent.
 	Error       string               `json:"error,omitempty"`
 	Generations []envoyns.ID         `json:"generations"`        // Living Envoys.
+	Hung        []envoyns.ID         `json:"hung,omitempty"`     // Living Envoys that answer no connection.
 	Current     envoyns.ID           `json:"current"`            // The one to which the kernel sends new connections; 0: none.
 	Upstream    upstream.Status      `json:"upstream"`           // The stream from the control plane.
 	Envoys      []cache.StreamStatus `json:"envoys"`             // The streams to the Envoys.
@@ -49,6 +50,11 @@ func (r *reconciler) updateStatus(err error) {
 	s := &Status{
 		Node: r.config.Node, Frontends: len(r.desired.frontends), Programmed: r.desired.isSynced() && err == nil && !r.table.Dirty(),
 		Generations: r.instances.dataplane().Live, Current: r.instances.current, Since: time.Now(),
+	}
+	for _, id := range s.Generations {
+		if r.instances.hangs(id) {
+			s.Hung = append(s.Hung, id)
+		}
 	}
 	switch {
 	case err == nil:
@@ -97,7 +103,7 @@ func (s *Status) reportAfter(old frontendpb.Report) frontendpb.Report {
 // same reports whether two statuses are the same state of the kernel's table, the Envoys and the error.
 func (s *Status) same(o *Status) bool {
 	return s.Frontends == o.Frontends && s.Programmed == o.Programmed && s.Error == o.Error && s.Current == o.Current &&
-		slices.Equal(s.Generations, o.Generations)
+		slices.Equal(s.Generations, o.Generations) && slices.Equal(s.Hung, o.Hung)
 }
 
 // Status returns the agent's present state. It may be called from any goroutine.
@@ -173,6 +179,7 @@ func (a *Agent) newInstruments(meter metric.Meter) (*instruments, error) {
 	}
 	gauge("fairlead.node.frontends", "Addresses and ports that the node forwards, refuses or drops.", func(s Status) int64 { return int64(s.Frontends) })
 	gauge("fairlead.node.envoys", "Envoys that are alive on the node.", func(s Status) int64 { return int64(len(s.Generations)) })
+	gauge("fairlead.node.envoys.hung", "Envoys on the node that answer no connection.", func(s Status) int64 { return int64(len(s.Hung)) })
 	gauge("fairlead.node.ready", "1 if the node forwards, as far as it can tell itself.", func(s Status) int64 { return number(s.ready() == nil) })
 	gauge("fairlead.node.problems", "What the node itself has found to be wrong; /debug/status names it.", func(s Status) int64 { return int64(len(s.Problems)) })
 	gauge("fairlead.node.programmed", "1 if the kernel has all that the control plane sent.", func(s Status) int64 { return number(s.Programmed) })

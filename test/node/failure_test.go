@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/server/lab/fleet"
+	"github.com/fairlead/fairlead/server/node"
 	"github.com/fairlead/fairlead/server/node/envoyns"
 )
 
@@ -127,6 +128,58 @@ func TestEnvoyCrash(t *testing.T) {
 			traffic.stop()
 		})
 	}
+}
+
+// TestHungEnvoy stops a node's Envoy with SIGSTOP. The agent says so, and another Envoy, if there is one, gets the new connections.
+func TestHungEnvoy(t *testing.T) {
+	c := theCluster
+	p := c.pairs[0]
+	a := c.newApp(t, p)
+	n := p.nodes[0]
+	hung := c.await(t, n, fleet.Ready).Current
+	stopped := c.fleet.Proxies(n.Name)[0]
+	signal := func(to unix.Signal) {
+		if err := unix.Kill(stopped.PID(), to); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { signal(unix.SIGCONT) })
+
+	// Alone: nobody can take its place, and it is named.
+	signal(unix.SIGSTOP)
+	start := time.Now()
+	c.await(t, n, func(s node.Status) bool {
+		return slices.Equal(s.Hung, []envoyns.ID{hung}) && strings.Contains(s.Error, "hangs")
+	})
+	t.Logf("noticed after %s", time.Since(start))
+	if took := time.Since(start); took > repairTime {
+		t.Errorf("noticed after %s, want at most %s", took, repairTime)
+	}
+	signal(unix.SIGCONT)
+	c.await(t, n, func(s node.Status) bool { return len(s.Hung) == 0 && s.Error == "" })
+
+	// Beside another, which it has replaced. When it goes on, it is the current one again.
+	older := stopped
+	var err error
+	if stopped, err = c.fleet.StartProxy(n.Name); err != nil {
+		t.Fatal(err)
+	}
+	s := c.await(t, n, func(s node.Status) bool { return fleet.Ready(s) && s.Current != hung })
+	signal(unix.SIGSTOP)
+	start = time.Now()
+	eventually(t, func(ctx context.Context) error { return p.answered(ctx, a.tcp) })
+	c.await(t, n, func(now node.Status) bool {
+		return now.Current == hung && slices.Equal(now.Hung, []envoyns.ID{s.Current})
+	})
+	eventually(t, func(ctx context.Context) error { return p.answered(ctx, a.tcp) })
+	t.Logf("another takes over after %s", time.Since(start))
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("another takes over after %s, want at most 3 s", took)
+	}
+	signal(unix.SIGCONT)
+	c.await(t, n, func(now node.Status) bool { return now.Current == s.Current && len(now.Hung) == 0 })
+	c.fleet.StopProxy(n.Name, older)
+	c.await(t, n, func(now node.Status) bool { return now.Current == s.Current && fleet.Ready(now) })
 }
 
 // repairTime is how long the agent may take to put back what someone else removed.

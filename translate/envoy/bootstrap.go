@@ -20,6 +20,12 @@ import (
 // GenerationKey is the field of Envoy's node metadata that holds the number of the Envoy instance.
 const GenerationKey = "generation"
 
+// How long a thread of Envoy may hang before Envoy ends itself.
+const (
+	workerKill     = 10 * time.Second
+	mainThreadKill = time.Minute
+)
+
 // Bootstrap is the configuration that one Envoy instance starts with.
 type Bootstrap struct {
 	Node        string // The node's name, which Envoy reports as its id.
@@ -51,6 +57,12 @@ func (b Bootstrap) JSON() ([]byte, error) {
 		// A worker builds a cluster when it first uses it: most of ten thousand Services are never used by one node.
 		ClusterManager: &bootstrappb.ClusterManager{EnableDeferredClusterCreation: true},
 		StatsConfig:    &metricspb.StatsConfig{StatsMatcher: statsMatcher()},
+		// Envoy ends itself when one of its threads hangs, and its container starts anew: nobody else sees that one worker of
+		// several does. The main thread may be busy for seconds with the resources of a large cluster.
+		Watchdogs: &bootstrappb.Watchdogs{
+			WorkerWatchdog:     &bootstrappb.Watchdog{KillTimeout: durationpb.New(workerKill)},
+			MainThreadWatchdog: &bootstrappb.Watchdog{KillTimeout: durationpb.New(mainThreadKill)},
+		},
 	}
 	if err := out.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap of node %q: %w", b.Node, err)

@@ -218,12 +218,18 @@ func TestBootstrap(t *testing.T) {
 			ID       string
 			Metadata map[string]any
 		}
+		Watchdogs map[string]struct {
+			KillTimeout string `json:"kill_timeout"`
+		}
 	}
 	if err := json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
 	}
 	if got.Node.ID != "n1/2" || got.Node.Metadata[GenerationKey] != 2.0 {
 		t.Errorf("node: %+v", got.Node)
+	}
+	if w := got.Watchdogs; w["worker_watchdog"].KillTimeout != "10s" || w["main_thread_watchdog"].KillTimeout != "60s" {
+		t.Errorf("watchdogs: %+v; a thread that hangs must end Envoy", w)
 	}
 	if _, err := (Bootstrap{Node: "n1/1"}).JSON(); err == nil {
 		t.Error("a bootstrap without sockets is accepted")

@@ -79,6 +79,26 @@ func (e *Envoy) Ready(ctx context.Context) error {
 	return err
 }
 
+// Alive returns an error if Envoy hangs: it has not answered within 5 s, not even that it is not ready. One whose agent has cleaned
+// up the node has no socket any more, and does not hang.
+func (e *Envoy) Alive(ctx context.Context) error {
+	_, err := e.ask(ctx, "/ready")
+	if gone(err) || errors.As(err, new(statusError)) {
+		return nil
+	}
+	return err
+}
+
+// statusError is an answer of the admin interface other than 200.
+type statusError struct {
+	process      int
+	status, body string
+}
+
+func (e statusError) Error() string {
+	return fmt.Sprintf("envoy, process %d: %s: %s", e.process, e.status, e.body)
+}
+
 // drainPoll is how often Drain queries Envoy.
 const drainPoll = 250 * time.Millisecond
 
@@ -148,7 +168,7 @@ func (e *Envoy) ask(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("ask envoy, process %d: %w", e.process, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("envoy, process %d: %s: %s", e.process, resp.Status, bytes.TrimSpace(body))
+		return nil, statusError{e.process, resp.Status, string(bytes.TrimSpace(body))}
 	}
 	return body, nil
 }

@@ -79,6 +79,9 @@ func (a *admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func TestReady(t *testing.T) {
 	a := newAdmin(t)
+	if err := a.Alive(t.Context()); err != nil {
+		t.Errorf("an Envoy that is not ready yet counts as hung: %v", err)
+	}
 	if err := a.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "PRE_INITIALIZING") {
 		t.Errorf("%v, want the state", err)
 	}
@@ -133,4 +136,24 @@ func FuzzAdminSocket(f *testing.F) {
 			t.Errorf("path %q, error %v", path, err)
 		}
 	})
+}
+
+// An Envoy whose socket nobody reads hangs; one without a socket does not.
+func TestAlive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }
+	e := &Envoy{1, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 50 * time.Millisecond}}
+	if err := e.Alive(t.Context()); err == nil {
+		t.Error("an Envoy that hangs counts as alive")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Alive(t.Context()); err != nil {
+		t.Errorf("without a socket: %v", err)
+	}
 }

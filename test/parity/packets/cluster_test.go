@@ -10,11 +10,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/server/lab/fleet"
@@ -29,6 +34,7 @@ const patience = time.Minute
 type worlds struct {
 	dir      string // Logs, keys and state.
 	programs string // What test/e2e/build has built.
+	envoy    string
 
 	kubeProxy, fairlead *world
 	api                 *apiserver.Server
@@ -43,6 +49,7 @@ func startWorlds(t *testing.T) *worlds {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // External IPs are deprecated, says the API server of each Service.
 	w := &worlds{programs: filepath.Join(root, ".cache", "e2e")}
 	if w.dir, err = os.MkdirTemp("", "fairlead-packets-"); err != nil {
 		t.Fatal(err)
@@ -63,8 +70,7 @@ func startWorlds(t *testing.T) *worlds {
 			t.Fatalf("%v: run go -C test/e2e run ./build -for node in the checkout, as make parity does", err)
 		}
 	}
-	envoy, err := fleet.FindEnvoy(root)
-	if err != nil {
+	if w.envoy, err = fleet.FindEnvoy(root); err != nil {
 		t.Fatal(err)
 	}
 	if w.fairlead, err = newWorld("Fairlead", ""); err != nil {
@@ -80,7 +86,7 @@ func startWorlds(t *testing.T) *worlds {
 		err = errors.Join(w.share(), w.registerNodes(t.Context()))
 	}
 	if err == nil {
-		err = errors.Join(w.startKubeProxies(), w.startFairlead(t.Context(), envoy))
+		err = errors.Join(w.startKubeProxies(), w.startFairlead(t.Context()))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -187,10 +193,10 @@ func (w *worlds) startKubeProxies() error {
 	return nil
 }
 
-func (w *worlds) startFairlead(ctx context.Context, envoy string) (err error) {
+func (w *worlds) startFairlead(ctx context.Context) (err error) {
 	w.fleet, err = fleet.Start(fleet.Config{
 		Fairlead: filepath.Join(w.programs, "fairlead"),
-		Envoy:    envoy,
+		Envoy:    w.envoy,
 		Dir:      w.dir,
 		Source:   []string{"--source", "kubernetes", "--kubeconfig", w.api.AdminKubeconfig()},
 		Server:   w.fairlead.control,
@@ -317,3 +323,23 @@ func (w *worlds) awaitAnswer(ctx context.Context, from *lab.Host, to netip.AddrP
 		}
 	}
 }
+
+// conditions says when and where the worlds were.
+func (w *worlds) conditions(took time.Duration) string {
+	var kernel unix.Utsname
+	if err := unix.Uname(&kernel); err != nil {
+		return err.Error()
+	}
+	versions := []string{fmt.Sprintf("Linux %s, %d processors", unix.ByteSliceToString(kernel.Release[:]), runtime.NumCPU())}
+	for _, command := range [][]string{{filepath.Join(w.programs, "kube-proxy"), "--version"}, {w.envoy, "--version"}, {"nft", "--version"}} {
+		said, err := exec.Command(command[0], command[1:]...).Output()
+		if err != nil {
+			return err.Error()
+		}
+		versions = append(versions, filepath.Base(command[0])+" "+version.FindString(string(said)))
+	}
+	return fmt.Sprintf("%s, %s, as user %d; %s.", time.Now().UTC().Format(time.DateOnly), strings.Join(versions, ", "), os.Geteuid(), took.Round(time.Second))
+}
+
+// version finds a program's version in what it prints.
+var version = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+`)

@@ -43,7 +43,7 @@ func TestPackets(t *testing.T) {
 	}
 	m.judge(t)
 	if *matrix != "" && len(all) == len(allServices()) && !t.Failed() {
-		if err := os.WriteFile(*matrix, []byte(m.page(started)), 0o644); err != nil {
+		if err := os.WriteFile(*matrix, []byte(m.page(w.conditions(time.Since(started)))), 0o644); err != nil {
 			t.Error(err)
 		}
 	}
@@ -91,6 +91,8 @@ func (w *worlds) try(t *testing.T, cells []cell, e effort) (theirs, ours results
 	return <-done, ours
 }
 
+const alwaysTheSame = ", always the same"
+
 // outcome returns what happened in a cell, in words. With affinity a client has to stay with one endpoint. Which one is of no
 // matter, as long as it is one that the same Service without affinity has for the client too: then it is all of those.
 func (r results) outcome(c cell, all []*service) string {
@@ -103,7 +105,7 @@ func (r results) outcome(c cell, all []*service) string {
 	free := r[twin]
 	for one := range a {
 		if len(free) > 1 && free[one] {
-			return free.String() + ", always the same"
+			return free.String() + alwaysTheSame
 		}
 	}
 	return a.String()

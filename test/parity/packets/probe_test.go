@@ -70,15 +70,17 @@ func (a answers) String() string {
 // effort is how hard a cell is tried.
 type effort struct {
 	exchanges int           // At most; fewer where every endpoint has answered.
+	failures  int           // How many exchanges without an answer are enough.
 	silence   time.Duration // How long nothing at all must happen for a packet to count as dropped.
 	workers   int           // For each origin, at once.
 }
 
 // At first, and for cells in which the worlds differ. Of two endpoints one that should answer is missing from 12 exchanges once
-// in 2,000 cells, and from 60 never; and a busy machine answers late.
+// in 2,000 cells, and from 60 never. The silence is longer than the second that a client waits until it sends a SYN again: where a
+// TCP connection is refused by ICMP, as kube-proxy does, it is only then that the kernel lets the client know.
 var (
-	quick    = effort{exchanges: 12, silence: time.Second, workers: 8}
-	thorough = effort{exchanges: 60, silence: 5 * time.Second, workers: 2}
+	quick    = effort{exchanges: 12, failures: 1, silence: 2500 * time.Millisecond, workers: 16}
+	thorough = effort{exchanges: 60, failures: 6, silence: 5 * time.Second, workers: 4}
 )
 
 // try makes a cell's exchanges.
@@ -92,7 +94,7 @@ func (w *world) try(ctx context.Context, c cell, e effort) answers {
 			failures++
 		}
 		enough := !c.service.variant.affinity && len(seen) >= max(2, len(c.service.state.endpoints))
-		if c.kind == healthCheck || failures == 2 || enough {
+		if c.kind == healthCheck || failures == e.failures || enough {
 			break
 		}
 	}

@@ -338,7 +338,8 @@ func (w *worlds) conditions(took time.Duration) string {
 		}
 		versions = append(versions, filepath.Base(command[0])+" "+version.FindString(string(said)))
 	}
-	return fmt.Sprintf("%s, %s, as user %d; %s.", time.Now().UTC().Format(time.DateOnly), strings.Join(versions, ", "), os.Geteuid(), took.Round(time.Second))
+	return fmt.Sprintf("%s, %s, as user %d; %s.",
+		time.Now().UTC().Format(time.DateOnly), strings.Join(versions, ", "), os.Geteuid(), took.Round(time.Second))
 }
 
 // version finds a program's version in what it prints.

@@ -13,12 +13,13 @@ import (
 type difference struct {
 	row      string // How its row in translate/README.md begins.
 	explains func(c cell, theirs, ours string) bool
+	byChance string // What kube-proxy does, where that is a matter of chance.
 }
 
 var differences = []difference{
-	{"a masqueraded connection to an endpoint in the node's own network", masqueradedToItself},
-	{"a pod of another node that dials a NodePort", podOfAnotherNode},
-	{"what is not TCP, from a node to a NodePort of its own", barredAtOnce},
+	{row: "a masqueraded connection to an endpoint in the node's own network", explains: masqueradedToItself},
+	{row: "a pod of another node that dials a NodePort", explains: podOfAnotherNode, byChance: "dropped where a remote endpoint is drawn"},
+	{row: "what is not TCP, from a node to a NodePort of its own", explains: barredAtOnce},
 }
 
 // masqueradedToItself: kube-proxy masquerades in the postrouting hook, which what the node itself receives does not pass.
@@ -60,7 +61,8 @@ func podOfAnotherNode(c cell, theirs, ours string) bool {
 // barredAtOnce: kube-proxy refuses what has reached the node; Fairlead what the node wants to send, which its sender hears from
 // the system call.
 func barredAtOnce(c cell, theirs, ours string) bool {
-	return c.kind == nodePort && c.from == fromNode && c.service.variant.protocol != corev1.ProtocolTCP && theirs == refused && ours == barred
+	ownNodePort := c.kind == nodePort && c.from == fromNode
+	return ownNodePort && c.service.variant.protocol != corev1.ProtocolTCP && theirs == refused && ours == barred
 }
 
 // parseAnswers reads what String has written.

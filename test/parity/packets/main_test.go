@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	matrix = flag.String("matrix", "", "file to write the matrix to; the whole of it, whatever -services says otherwise")
+	matrix = flag.String("matrix", "", "file to write the matrix to, if all Services are tried and no difference is without a reason")
 	most   = flag.Int("services", 0, "try a sample of this many Services; 0: all of them")
 	seed   = flag.Uint64("seed", 1, "of the sample; 0: another one each time")
 	keep   = flag.Bool("keep", false, "keep the logs also when the test passes")

@@ -78,14 +78,25 @@ func (m *compared) summary() string {
 			unexplained++
 		}
 	}
-	return fmt.Sprintf("%d cells: %d are equal, %d differ for a known reason, %d for none", len(m.cells), len(m.equal), len(m.differs)-unexplained, unexplained)
+	return fmt.Sprintf("%d cells: %d are equal, %d differ for a known reason, %d for none",
+		len(m.cells), len(m.equal), len(m.differs)-unexplained, unexplained)
 }
 
-const pageHead = "# Every way to a Service, with packets, beside kube-proxy\n\n" +
-	"kube-proxy 1.37 in nftables mode and Fairlead forward the same Services of the same API server, each on two nodes of its own, with the\n" +
-	"same names, pods and addresses. `make parity` dials each Service in every way and writes this page; [translate](../../translate/README.md)\n" +
-	"has the reasons. Local endpoints are those on the node that is looked at, whose NodePorts are dialled; the other node's clients dial the\n" +
-	"other frontends by their own node.\n\n"
+const pageHead = `# Every way to a Service, with packets, beside kube-proxy
+
+kube-proxy in nftables mode and Fairlead forward the same Services of the same API server, each on two nodes of its own, with the same names,
+pods and addresses. "make parity" dials each Service in every way and writes this page; [translate](../../translate/README.md) has the reasons.
+Local endpoints are those on the node that is looked at, whose NodePorts are dialled; the other node's clients dial the other frontends by
+their own node.
+
+`
+
+const pageEqual = `
+## What is equal
+
+The policy is the one that binds the frontend: internalTrafficPolicy for the ClusterIP, else externalTrafficPolicy. Each field sums up the other
+policy, both families and all ways of forwarding, with the number of cells; with affinity one and the same of the named endpoints answers.
+`
 
 // page returns the matrix for people. The conditions say when and where it was tried.
 func (m *compared) page(conditions string) string {
@@ -94,8 +105,7 @@ func (m *compared) page(conditions string) string {
 	m.totals(&b)
 	fmt.Fprint(&b, "\n## What differs\n\n")
 	m.differing(&b)
-	fmt.Fprint(&b, "\n## What is equal\n\nThe policy is the one that binds the frontend: internalTrafficPolicy for the ClusterIP, else externalTrafficPolicy. ",
-		"A cell sums up the\nother policy, both families and all ways of forwarding; with affinity one and the same endpoint of those named answers. Where not all ends\nare the same, each stands with its number.\n")
+	b.WriteString(pageEqual)
 	for _, k := range kinds {
 		m.equals(&b, k)
 	}
@@ -134,6 +144,9 @@ func (m *compared) differing(b *strings.Builder) {
 	for _, d := range m.differs {
 		key := d
 		key.cell = cell{kind: d.kind, from: d.from}
+		if d.reason != nil && d.reason.byChance != "" {
+			key.theirs = d.reason.byChance
+		}
 		groups[key] = append(groups[key], d.cell)
 	}
 	var rows [][]string
@@ -151,7 +164,9 @@ func (m *compared) differing(b *strings.Builder) {
 		}
 	}
 	slices.SortFunc(rows, slices.Compare)
-	head(b, []string{"the row in translate/README.md", "frontend", "from", "endpoints", "forwarding", "external", "internal", "family", "kube-proxy", "Fairlead", "cells"})
+	head(b, []string{
+		"the row in translate/README.md", "frontend", "from", "endpoints", "forwarding", "external", "internal", "family", "kube-proxy", "Fairlead", "cells",
+	})
 	for _, row := range rows {
 		line(b, row)
 	}

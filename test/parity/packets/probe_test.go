@@ -31,7 +31,7 @@ func (c cell) String() string {
 		s.variant, c.family, c.from, c.kind, s.name(), s.internal, s.external, s.state.name)
 }
 
-// answers are what happened to a cell's connections: who answered whom they saw as the client, or why nobody did.
+// answers are what happened to a cell's connections: who answered and whom they saw as the client, or why nobody did.
 type answers map[answer]bool
 
 type answer struct{ by, sees string }
@@ -44,7 +44,9 @@ const (
 )
 
 // endings name the kinds of failures.
-var endings = map[lab.Failure]string{lab.Refused: refused, lab.TimedOut: dropped, lab.Filtered: barred, lab.Closed: "closed", lab.Reset: "reset"}
+var endings = map[lab.Failure]string{
+	lab.Refused: refused, lab.TimedOut: dropped, lab.Filtered: barred, lab.Closed: "closed", lab.Reset: "reset",
+}
 
 // String sums them up: "local and remote see the client".
 func (a answers) String() string {
@@ -140,8 +142,8 @@ func askHealth(ctx context.Context, client *lab.Host, to netip.AddrPort) string 
 	if err != nil {
 		return err.Error()
 	}
-	return fmt.Sprintf("%d, %s, weight %s: %s", said.StatusCode, said.Header.Get("Content-Type"), said.Header.Get("X-Load-Balancing-Endpoint-Weight"),
-		strings.Join(strings.Fields(string(body)), " "))
+	weight := said.Header.Get("X-Load-Balancing-Endpoint-Weight")
+	return fmt.Sprintf("%d, %s, weight %s: %s", said.StatusCode, said.Header.Get("Content-Type"), weight, strings.Join(strings.Fields(string(body)), " "))
 }
 
 // results are a world's answers.

@@ -109,8 +109,8 @@ type service struct {
 // allServices returns one for each combination.
 func allServices() []*service {
 	var all []*service
-	for _, internal := range []corev1.ServiceInternalTrafficPolicy{corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal} {
-		for _, external := range []corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal} {
+	for _, internal := range []corev1.ServiceInternalTrafficPolicy{"Cluster", "Local"} {
+		for _, external := range []corev1.ServiceExternalTrafficPolicy{"Cluster", "Local"} {
 			for _, s := range states {
 				for _, v := range variants {
 					all = append(all, &service{number: len(all), internal: internal, external: external, state: s, variant: v})
@@ -253,7 +253,9 @@ func (s *service) slices(addressOf func(place, corev1.IPFamily) netip.Addr) []*d
 					Labels: map[string]string{discoveryv1.LabelServiceName: s.name()},
 				},
 				AddressType: discoveryv1.AddressType(family),
-				Ports:       []discoveryv1.EndpointPort{{Name: new(portName), Protocol: &s.variant.protocol, Port: new(int32(targetPort(s.variant.protocol, hostNetwork)))}},
+				Ports: []discoveryv1.EndpointPort{{
+					Name: new(portName), Protocol: &s.variant.protocol, Port: new(int32(targetPort(s.variant.protocol, hostNetwork))),
+				}},
 			}
 			for _, e := range s.state.endpoints {
 				if e.place.hostNetwork() == hostNetwork {

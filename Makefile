@@ -39,11 +39,16 @@ test: setup ## Every test but e2e: units, scenarios, kube-proxy's decisions, pro
 	go test $(race) $(fast_tests)
 	$(with_envoy) go test -count=1 ./test/node/... ./test/arch/...
 	$(with_envoy) go -C test/clients test -count=1 ./...
-	@$(MAKE) --no-print-directory parity
+	@$(MAKE) --no-print-directory decisions
+
+.PHONY: decisions
+decisions: setup ## Random clusters against kube-proxy's own decisions (DECISIONS_FLAGS='-seed 0 -routes 5000000': others, and more)
+	go -C test/parity test -count=1 -timeout=0 -v . $(DECISIONS_FLAGS)
 
 .PHONY: parity
-parity: setup ## Random clusters against kube-proxy's own decisions (PARITY_FLAGS='-seed 0 -routes 5000000': others, and more)
-	go -C test/parity test -count=1 -timeout=0 -v ./... $(PARITY_FLAGS)
+parity: decisions ## That, and every way to a Service with packets beside a real kube-proxy; writes test/parity/MATRIX.md (PARITY_FLAGS='-services 20': a sample)
+	go -C test/e2e run ./build -for node
+	$(with_envoy) go -C test/parity test -count=1 -timeout=30m -v ./packets -matrix ../MATRIX.md $(PARITY_FLAGS)
 
 .PHONY: clients
 clients: setup ## gRPC programs in Go, Python, Java and Node.js that balance without a proxy; needs mvn and npm

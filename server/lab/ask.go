@@ -18,18 +18,19 @@ import (
 // Network is how a client speaks to a server of this package.
 type Network string
 
-// The networks: those of ServeHTTP, ServeTCP and ServeUDP.
+// The networks: those of ServeHTTP, ServeTCP, ServeUDP and ServeSCTP.
 const (
 	HTTP Network = "http"
 	TCP  Network = "tcp"
 	UDP  Network = "udp"
+	SCTP Network = "sctp"
 )
 
 // Request is one exchange with a server of this package.
 type Request struct {
 	Network Network
 	To      netip.AddrPort
-	Size    int // Bytes to send, which must come back, beside the answer. HTTP ignores it; one UDP datagram holds at most 65,507.
+	Size    int // Bytes to send, which must come back, beside the answer. HTTP and SCTP ignore it; one UDP datagram holds at most 65,507.
 }
 
 // Ask makes one exchange from the host, on a connection or socket of its own, and returns what the server said.
@@ -43,8 +44,10 @@ func (h *Host) Ask(ctx context.Context, r Request) (Answer, error) {
 		a, err = askHTTP(ctx, client, r.To)
 	case TCP, UDP:
 		a, err = h.askSocket(ctx, r)
+	case SCTP:
+		a, err = h.askSCTP(ctx, r.To)
 	default:
-		err = fmt.Errorf("network %q is not http, tcp or udp", r.Network)
+		err = fmt.Errorf("network %q is not http, tcp, udp or sctp", r.Network)
 	}
 	if err != nil {
 		return Answer{}, fmt.Errorf("host %s asks %s over %s: %w", h.Name, r.To, r.Network, err)

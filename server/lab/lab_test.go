@@ -28,9 +28,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-const httpPort, tcpPort, udpPort = 8080, 9000, 5353
+const httpPort, tcpPort, udpPort, sctpPort = 8080, 9000, 5353, 9132
 
-// newLab returns a node with routed pods and one with bridged, two each, which serve all three networks, and a host
+// newLab returns a node with routed pods and one with bridged, two each, which serve all four networks, and a host
 // outside.
 func newLab(t *testing.T) *Lab {
 	t.Helper()
@@ -72,7 +72,8 @@ func serve(t *testing.T, h *Host) {
 	_, errHTTP := h.ServeHTTP(h.Name, httpPort)
 	_, errTCP := h.ServeTCP(h.Name, tcpPort)
 	_, errUDP := h.ServeUDP(h.Name, udpPort)
-	if err := errors.Join(errHTTP, errTCP, errUDP); err != nil {
+	_, errSCTP := h.ServeSCTP(h.Name, sctpPort)
+	if err := errors.Join(errHTTP, errTCP, errUDP, errSCTP); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -91,6 +92,7 @@ func requests(to *Host) []Request {
 			Request{Network: HTTP, To: netip.AddrPortFrom(a, httpPort)},
 			Request{Network: TCP, To: netip.AddrPortFrom(a, tcpPort), Size: 100_000},
 			Request{Network: UDP, To: netip.AddrPortFrom(a, udpPort), Size: 20_000}, // In fragments.
+			Request{Network: SCTP, To: netip.AddrPortFrom(a, sctpPort)},
 		)
 	}
 	return all
@@ -164,7 +166,8 @@ func TestFailures(t *testing.T) {
 		{Request{Network: HTTP, To: netip.MustParseAddrPort("10.96.0.1:80")}, TimedOut},
 		{Request{Network: UDP, To: netip.MustParseAddrPort("[fd00:96::1]:53")}, TimedOut},
 		{Request{Network: TCP, To: netip.MustParseAddrPort("172.30.0.77:80")}, TimedOut},
-		{Request{Network: "sctp", To: netip.AddrPortFrom(n1.IPv4, httpPort)}, Other},
+		{Request{Network: SCTP, To: netip.AddrPortFrom(n1.IPv6, nobody)}, TimedOut}, // The raw socket of another port.
+		{Request{Network: "dccp", To: netip.AddrPortFrom(n1.IPv4, httpPort)}, Other},
 		{Request{Network: HTTP, To: netip.AddrPortFrom(n1.IPv4, httpPort)}, ""},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

@@ -127,7 +127,7 @@ func (c *cluster) startClients(ctx context.Context) error {
 			ObjectMeta: metav1.ObjectMeta{Name: "client-" + n.Name},
 			Spec:       corev1.PodSpec{NodeName: n.Name, Containers: []corev1.Container{{Name: "client", Image: imageClient}}},
 		}
-		if _, err := c.kube.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, object, metav1.CreateOptions{}); err != nil {
+		if _, err := c.kube.Client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, object, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 		err := eventually(ctx, func() error {
@@ -190,7 +190,7 @@ func (c *cluster) startFairlead(ctx context.Context) error {
 		return err
 	}
 	kubeconfig := filepath.Join(c.dir, "fairlead.kubeconfig")
-	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "fairlead", c.kube.address()); err != nil {
+	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "fairlead", c.kube.Address()); err != nil {
 		return err
 	}
 	c.fairlead, err = fleet.Start(fleet.Config{

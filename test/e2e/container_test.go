@@ -21,6 +21,7 @@ import (
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/test/e2e/apiserver"
 )
 
 // containerPod is a Pod whose only container is the process that its spec describes: its command, environment, volumes,
@@ -137,7 +138,7 @@ func (p *containerPod) user() int64 {
 
 // environment is that of the spec, after what a kubelet gives every container: the address of the Service kubernetes.
 func (p *containerPod) environment() ([]string, error) {
-	env := []string{"PATH=" + containerPath, "KUBERNETES_SERVICE_HOST=" + kubernetesService, "KUBERNETES_SERVICE_PORT=443"}
+	env := []string{"PATH=" + containerPath, "KUBERNETES_SERVICE_HOST=" + apiserver.KubernetesService, "KUBERNETES_SERVICE_PORT=443"}
 	for _, e := range p.spec().Env {
 		value := e.Value
 		if e.ValueFrom != nil {
@@ -163,7 +164,7 @@ const apiAccess = "kube-api-access"
 // volumes makes the Pod's volumes and returns their folders.
 func (p *containerPod) volumes(ctx context.Context) (map[string]string, error) {
 	folders := map[string]string{apiAccess: filepath.Join(p.dir, apiAccess)}
-	ca, err := os.ReadFile(filepath.Join(p.kubelet.cluster.kube.dir, "apiserver.crt"))
+	ca, err := os.ReadFile(p.kubelet.cluster.kube.CA())
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +210,7 @@ func (p *containerPod) writeToken(ctx context.Context, folder string, projection
 	if projection.Audience != "" {
 		request.Spec.Audiences = []string{projection.Audience}
 	}
-	accounts := p.kubelet.cluster.kube.client.CoreV1().ServiceAccounts(p.object.Namespace)
+	accounts := p.kubelet.cluster.kube.Client.CoreV1().ServiceAccounts(p.object.Namespace)
 	token, err := accounts.CreateToken(ctx, p.object.Spec.ServiceAccountName, request, metav1.CreateOptions{})
 	if err != nil {
 		return err
@@ -223,7 +224,7 @@ func (p *containerPod) writeConfigMaps(ctx context.Context) error {
 		if v.ConfigMap == nil {
 			continue
 		}
-		m, err := p.kubelet.cluster.kube.client.CoreV1().ConfigMaps(p.object.Namespace).Get(ctx, v.ConfigMap.Name, metav1.GetOptions{})
+		m, err := p.kubelet.cluster.kube.Client.CoreV1().ConfigMaps(p.object.Namespace).Get(ctx, v.ConfigMap.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) && v.ConfigMap.Optional != nil && *v.ConfigMap.Optional {
 			continue
 		}
@@ -320,7 +321,7 @@ func (p *containerPod) report(ctx context.Context, ready bool) error {
 		}
 		conditions = append(conditions, c)
 	}
-	_, err := p.kubelet.cluster.kube.client.CoreV1().Pods(p.object.Namespace).ApplyStatus(ctx,
+	_, err := p.kubelet.cluster.kube.Client.CoreV1().Pods(p.object.Namespace).ApplyStatus(ctx,
 		applycorev1.Pod(p.object.Name, p.object.Namespace).WithUID(p.object.UID).WithStatus(applycorev1.PodStatus().
 			WithPhase(corev1.PodRunning).WithHostIP(p.node.IPv4.String()).
 			WithPodIP(p.host.IPv4.String()).WithPodIPs(podIP(p.host.IPv4), podIP(p.host.IPv6)).

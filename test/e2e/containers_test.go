@@ -54,7 +54,7 @@ func (k *containers) run(ctx context.Context) {
 
 // look brings what runs in line with the Pods.
 func (k *containers) look(ctx context.Context) error {
-	list, err := k.cluster.kube.client.CoreV1().Pods(containersNamespace).List(ctx, metav1.ListOptions{})
+	list, err := k.cluster.kube.Client.CoreV1().Pods(containersNamespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (k *containers) bind(ctx context.Context, object *corev1.Pod) error {
 	} else {
 		k.next++
 	}
-	return k.cluster.kube.client.CoreV1().Pods(object.Namespace).Bind(ctx, &corev1.Binding{
+	return k.cluster.kube.Client.CoreV1().Pods(object.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name, UID: object.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
 	}, metav1.CreateOptions{})

@@ -54,7 +54,7 @@ func deployOn(t *testing.T, name string, n *lab.Node) (*service, *pod) {
 func (s *service) expose(flags ...string) {
 	s.t.Helper()
 	s.kubectl(append([]string{"expose", s.behind, s.name, "--port", "80", "--target-port", "8080"}, flags...)...)
-	object, err := s.cluster.kube.client.CoreV1().Services("default").Get(s.t.Context(), s.name, metav1.GetOptions{})
+	object, err := s.cluster.kube.Client.CoreV1().Services("default").Get(s.t.Context(), s.name, metav1.GetOptions{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func (s *service) awaitPods(replicas int) []*pod {
 	var pods []*pod
 	s.eventually(func() error {
 		pods = nil
-		list, err := s.cluster.kube.client.CoreV1().Pods("default").List(s.t.Context(), metav1.ListOptions{LabelSelector: "app=" + s.name})
+		list, err := s.cluster.kube.Client.CoreV1().Pods("default").List(s.t.Context(), metav1.ListOptions{LabelSelector: "app=" + s.name})
 		if err != nil {
 			return err
 		}

@@ -49,9 +49,9 @@ func deployToDisturb(t *testing.T, name string) *service {
 	s := deploy(t, name, 2, "--type=NodePort")
 	t.Cleanup(func() {
 		kube, f := s.cluster.kube, s.cluster.fairlead
-		if kube.apiServer.Ended() != nil {
-			s.must(kube.startAPIServer())
-			s.must(kube.ready(context.Background())) // The test's own context has ended.
+		if kube.APIServer().Ended() != nil {
+			s.must(kube.StartAPIServer())
+			s.must(kube.Ready(context.Background())) // The test's own context has ended.
 		}
 		if f.Serve().Ended() != nil {
 			s.must(f.StartServe())
@@ -105,10 +105,10 @@ func TestAPIServerRestarted(t *testing.T) {
 	s := deployToDisturb(t, "api-restarted")
 	kube := s.cluster.kube
 	s.undisturbed(func(goOn func()) {
-		kube.apiServer.Kill()
+		kube.APIServer().Kill()
 		goOn()
-		s.must(kube.startAPIServer())
-		s.must(kube.ready(t.Context()))
+		s.must(kube.StartAPIServer())
+		s.must(kube.Ready(t.Context()))
 		s.follows(3)
 	})
 }

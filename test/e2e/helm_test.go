@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/lab"
 	"github.com/fairlead/fairlead/server/lab/fleet"
+	"github.com/fairlead/fairlead/test/e2e/apiserver"
 )
 
 // release is its name, after which its objects are named. The control plane of the other cases has objects named fairlead.
@@ -71,7 +72,7 @@ func TestHelm(t *testing.T) {
 	before := h.footprints()
 	collector := startCollector(t)
 	h.must(append(collector.values(t), "install", release, h.chart(), "--namespace", containersNamespace, "--wait", "--timeout", "2m",
-		"--set", "controlPlane.replicas=3", "--set", "apiServer.host="+h.cluster.kube.host.IPv4.String(), "--set", fmt.Sprintf("apiServer.port=%d", apiServerPort),
+		"--set", "controlPlane.replicas=3", "--set", "apiServer.host="+h.cluster.kube.host.IPv4.String(), "--set", fmt.Sprintf("apiServer.port=%d", apiserver.Port),
 		"--set", "agent.nodeSelector.e2e=helm", "--set", "envoy.nodeSelector.e2e=helm", "--set", "envoy.minReadySeconds=1")...)
 	h.awaitPods("control-plane", 3)
 
@@ -216,7 +217,7 @@ func (h *helm) addNode(name string) {
 func (h helm) run(args ...string) (string, error) {
 	cmd := exec.Command(h.cluster.binary("helm"), args...)
 	home := filepath.Join(h.cluster.dir, "helm")
-	cmd.Env = []string{"HOME=" + home, "KUBECONFIG=" + filepath.Join(h.cluster.kube.dir, "admin.kubeconfig"), "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"HOME=" + home, "KUBECONFIG=" + h.cluster.kube.AdminKubeconfig(), "PATH=" + os.Getenv("PATH")}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := h.cluster.kube.host.Do(cmd.Run); err != nil {
@@ -336,7 +337,7 @@ func (h helm) awaitPods(component string, count int) {
 // pods returns a component's Pods.
 func (h helm) pods(component string) []corev1.Pod {
 	h.t.Helper()
-	list, err := h.cluster.kube.client.CoreV1().Pods(containersNamespace).List(h.t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
+	list, err := h.cluster.kube.Client.CoreV1().Pods(containersNamespace).List(h.t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestIdentity(t *testing.T) {
 		{"another account", i.token(other, identity.DefaultAgentAudience), "n1", cache.NodeType, "service account fairlead-system/default"},
 		{"a token for the API server", i.token(agent, ""), "n1", cache.NodeType, "not for fairlead-agent or fairlead-grpc"},
 		{"an agent's token that somebody signed anew", forged(i.token(agent, identity.DefaultAgentAudience)), "n1", cache.NodeType, "the signature of the token is not of the API server's key"},
-		{"an administrator", i.cluster.kube.token, "n1", cache.NodeType, "no JSON Web Token"},
+		{"an administrator", i.cluster.kube.Token, "n1", cache.NodeType, "no JSON Web Token"},
 		{"a gRPC program", i.token(client, identity.DefaultGRPCAudience), "default/caller", "type.googleapis.com/envoy.config.cluster.v3.Cluster", ""},
 		{"a gRPC program as another", i.token(client, identity.DefaultGRPCAudience), "default/other", cache.NodeType, "bound to pod default/caller"},
 		{"a gRPC program that asks for a node", i.token(client, identity.DefaultGRPCAudience), "default/caller", cache.NodeType, "may not ask for"},
@@ -128,7 +128,7 @@ func (i *identityCase) stop(p *lab.Process) {
 func (i *identityCase) awaitCA() {
 	i.t.Helper()
 	err := eventually(i.t.Context(), func() error {
-		m, err := i.cluster.kube.client.CoreV1().ConfigMaps("fairlead-system").Get(i.t.Context(), "fairlead-ca", metav1.GetOptions{})
+		m, err := i.cluster.kube.Client.CoreV1().ConfigMaps("fairlead-system").Get(i.t.Context(), "fairlead-ca", metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (i *identityCase) awaitCA() {
 // pod creates a Pod.
 func (i *identityCase) pod(namespace, name, node, account string) *corev1.Pod {
 	i.t.Helper()
-	pods := i.cluster.kube.client.CoreV1().Pods(namespace)
+	pods := i.cluster.kube.Client.CoreV1().Pods(namespace)
 	created, err := pods.Create(i.t.Context(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: account, Containers: []corev1.Container{{Name: "client", Image: imageClient}}},
@@ -160,7 +160,7 @@ func (i *identityCase) pod(namespace, name, node, account string) *corev1.Pod {
 // delete deletes a Pod and waits until it is gone.
 func (i *identityCase) delete(pod *corev1.Pod) {
 	i.t.Helper()
-	pods := i.cluster.kube.client.CoreV1().Pods(pod.Namespace)
+	pods := i.cluster.kube.Client.CoreV1().Pods(pod.Namespace)
 	if err := pods.Delete(i.t.Context(), pod.Name, metav1.DeleteOptions{}); err != nil {
 		i.t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func (i *identityCase) request(namespace, account, audience string, bound *authe
 	}
 	var token string
 	err := eventually(i.t.Context(), func() error { // A controller makes the account "default" of a new namespace.
-		answer, err := i.cluster.kube.client.CoreV1().ServiceAccounts(namespace).CreateToken(i.t.Context(), account, request, metav1.CreateOptions{})
+		answer, err := i.cluster.kube.Client.CoreV1().ServiceAccounts(namespace).CreateToken(i.t.Context(), account, request, metav1.CreateOptions{})
 		if err == nil {
 			token = answer.Status.Token
 		}

@@ -53,7 +53,7 @@ func (c *cluster) startKubelets(ctx context.Context) (*kubelets, error) {
 			return nil, err
 		}
 	}
-	informer := informers.NewSharedInformerFactory(c.kube.client, 0).Core().V1().Pods().Informer()
+	informer := informers.NewSharedInformerFactory(c.kube.Client, 0).Core().V1().Pods().Informer()
 	k.store = informer.GetStore()
 	enqueue := func(obj any) {
 		key, err := kcache.DeletionHandlingMetaNamespaceKeyFunc(obj)
@@ -85,7 +85,7 @@ func (k *kubelets) register(ctx context.Context, n *lab.Node) error {
 		}},
 		Spec: corev1.NodeSpec{PodCIDR: n.PodCIDR4.String(), PodCIDRs: []string{n.PodCIDR4.String(), n.PodCIDR6.String()}},
 	}
-	client := k.cluster.kube.client.CoreV1().Nodes()
+	client := k.cluster.kube.Client.CoreV1().Nodes()
 	created, err := client.Create(ctx, node, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
@@ -149,7 +149,7 @@ func (k *kubelets) sync(ctx context.Context, key string) error {
 
 // bind gives the nodes their Pods in turn.
 func (k *kubelets) bind(ctx context.Context, object *corev1.Pod) error {
-	err := k.cluster.kube.client.CoreV1().Pods(object.Namespace).Bind(ctx, &corev1.Binding{
+	err := k.cluster.kube.Client.CoreV1().Pods(object.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name, UID: object.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: k.turn()},
 	}, metav1.CreateOptions{})
@@ -188,7 +188,7 @@ func (k *kubelets) start(ctx context.Context, object *corev1.Pod) error {
 		WithPodIP(p.host.IPv4.String()).
 		WithPodIPs(podIP(p.host.IPv4), podIP(p.host.IPv6)).
 		WithConditions(condition(corev1.PodScheduled), condition(corev1.PodInitialized), condition(corev1.ContainersReady), condition(corev1.PodReady))
-	_, err = k.cluster.kube.client.CoreV1().Pods(object.Namespace).ApplyStatus(ctx,
+	_, err = k.cluster.kube.Client.CoreV1().Pods(object.Namespace).ApplyStatus(ctx,
 		applycorev1.Pod(object.Name, object.Namespace).WithUID(object.UID).WithStatus(status),
 		metav1.ApplyOptions{FieldManager: "kubelet", Force: true})
 	if err != nil {
@@ -235,7 +235,7 @@ func (k *kubelets) terminate(ctx context.Context, object *corev1.Pod, running *p
 func (k *kubelets) remove(ctx context.Context, namespace, name string, uid types.UID) error {
 	return eventually(ctx, func() error {
 		now := int64(0)
-		err := k.cluster.kube.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{
+		err := k.cluster.kube.Client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{
 			GracePeriodSeconds: &now,
 			Preconditions:      &metav1.Preconditions{UID: &uid},
 		})

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead/fairlead/server/lab"
+	"github.com/fairlead/fairlead/test/e2e/apiserver"
 )
 
 // Images that the kubelets can run.
@@ -146,7 +147,7 @@ func (p *pod) coreDNS(ctx context.Context, c *cluster) error {
 		return err
 	}
 	kubeconfig := filepath.Join(cmd.Dir, "kubeconfig")
-	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "coredns", net.JoinHostPort(kubernetesService, "443")); err != nil {
+	if err := c.kube.serviceAccountConfig(ctx, kubeconfig, "coredns", net.JoinHostPort(apiserver.KubernetesService, "443")); err != nil {
 		return err
 	}
 	server, err := p.host.Run("coredns", c.log(p.name), cmd)

@@ -69,7 +69,7 @@ func (s *service) refuses() {
 func TestDualStack(t *testing.T) {
 	s := deploy(t, "dual", 2)
 	s.kubectl("patch", "service", s.name, "--patch", `{"spec": {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}}`)
-	object, err := s.cluster.kube.client.CoreV1().Services("default").Get(t.Context(), s.name, metav1.GetOptions{})
+	object, err := s.cluster.kube.Client.CoreV1().Services("default").Get(t.Context(), s.name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

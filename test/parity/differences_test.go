@@ -46,6 +46,10 @@ var elsewhere = map[string]string{
 	"`sessionAffinity: ClientIP`, an endpoint that comes": "tests of server/node/dataplane",
 	"`healthCheckNodePort` while no Envoy":                "test/node",
 	"unallocated addresses of the Service range":          "not yet there",
+
+	"a masqueraded connection to an endpoint in the node's own network": "test/parity/packets",
+	"a pod of another node that dials a NodePort":                       "test/parity/packets",
+	"what is not TCP, from a node to a NodePort of its own":             "test/parity/packets",
 }
 
 // fillIn does to objects what the API server does to them, and what kube-proxy cannot work without.

@@ -30,6 +30,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/discovery"
 	"github.com/fairlead/fairlead/server/node/envoyns"
 	"github.com/fairlead/fairlead/server/node/launcher"
+	"github.com/fairlead/fairlead/server/node/splice"
 	"github.com/fairlead/fairlead/server/node/upstream"
 	"github.com/fairlead/fairlead/server/xds"
 	"github.com/fairlead/fairlead/translate/envoy"
@@ -62,6 +63,8 @@ type Config struct {
 	// for any rest. If both are empty: by the Node object's prefixes, and by the links to pods.
 	PodCIDRs      []netip.Prefix
 	PodInterfaces []string
+
+	Splice bool // Take pods' connections off at the pods' links, where the kernel can.
 
 	NodePortAddresses []netip.Prefix // The node serves NodePorts on its addresses in these; empty: on the Node's first address of each family.
 
@@ -278,7 +281,7 @@ func Cleanup(ctx context.Context, config Config) error {
 
 // cleanup is Cleanup for a caller that holds the lock.
 func cleanup(ctx context.Context, config Config) error {
-	errs := []error{dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
+	errs := []error{splice.Remove(), dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
 	for _, path := range []string{
 		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir), lockPath(config.RunDir),
 		statePath(config.StateDir), upstream.PreviousState(statePath(config.StateDir)), instancePath(config.StateDir), replicasPath(config.StateDir),

@@ -3,6 +3,7 @@ module github.com/fairlead/fairlead
 go 1.26.0
 
 require (
+	github.com/cilium/ebpf v0.22.0 // loads the two programs at pods' links, emitted by its assembler
 	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS server's streams and subscriptions, as every control plane in Go has them
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's API as Go messages, with its own validation
 	github.com/fsnotify/fsnotify v1.10.1 // manifests and certificates are read again when they change

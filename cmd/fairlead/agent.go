@@ -77,6 +77,7 @@ The programmed state stays when the agent stops: the node forwards without it. -
 	flags.IntVar(&config.EnvoyNS.RulePriority, "rule-priority", config.EnvoyNS.RulePriority, "Priority of the node's policy routing rules.")
 	flags.StringVar(&config.RunDir, "run-dir", defaultRunDir, "Folder of the unix sockets for Envoys.")
 	flags.StringSliceVar(&config.Servers, "server", nil, "Addresses of the control plane's replicas, as host:port.")
+	flags.BoolVar(&config.Splice, "splice", false, "Take pods' TCP connections to Services off at the pods' links by eBPF (Linux 6.6), so that policies see pod and endpoint; where the kernel refuses it they take the host's hooks.")
 	flags.StringVar(&config.StateDir, "state-dir", defaultStateDir, "Folder of the last good state, from which the node forwards while no control plane answers.")
 	flags.IntVar(&config.EnvoyNS.Table, "table", config.EnvoyNS.Table, "Number of the first of 64 routing tables that no other program on the node uses.")
 	flags.IntVar(&config.User, "user", 0, "User that Envoy runs as: the same as --user of fairlead proxy.")

@@ -60,6 +60,8 @@ type Config struct {
 	PodCIDRs      []netip.Prefix
 	PodInterfaces []string
 
+	Splice bool // Take pods' connections off at the pods' links, where the kernel can.
+
 	NodePortAddresses []netip.Prefix // The node serves NodePorts on its addresses in these; empty: on the Node's first address of each family.
 
 	Traces  trace.TracerProvider // Nil means none.

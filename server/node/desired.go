@@ -39,6 +39,7 @@ type desiredState struct {
 	directs       directs
 
 	podLinks []string // The links to pods, see the function podLinks.
+	splice   spliceState
 }
 
 func newDesiredState(config Config, log *slog.Logger) *desiredState {
@@ -146,6 +147,7 @@ func (d *desiredState) apply(table *dataplane.Table) {
 	for _, name := range slices.Sorted(maps.Keys(d.changed)) {
 		f := d.frontends[name]
 		table.SetFrontend(name, f)
+		d.splice.setFrontend(name, f)
 		d.directs.use(name, f)
 		if f.GetHealthCheck() != nil {
 			d.checked[name] = f

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead/fairlead/server/node/dataplane"
 	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/server/node/splice"
 	"github.com/fairlead/fairlead/server/node/upstream"
 )
 
@@ -86,7 +87,7 @@ func Cleanup(ctx context.Context, config Config) error {
 
 // cleanup is Cleanup for a caller that holds the lock.
 func cleanup(ctx context.Context, config Config) error {
-	errs := []error{dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
+	errs := []error{splice.Remove(), dataplane.Cleanup(ctx, config.EnvoyNS), envoyns.RemoveAll(config.EnvoyNS)}
 	for _, path := range []string{
 		ProxySocket(config.RunDir), XDSSocket(config.RunDir), envoyDir(config.RunDir), lockPath(config.RunDir),
 		statePath(config.StateDir), upstream.PreviousState(statePath(config.StateDir)), instancePath(config.StateDir), replicasPath(config.StateDir),

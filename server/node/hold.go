@@ -16,6 +16,7 @@ func (r *reconciler) start(ctx context.Context) error {
 	if err := r.instances.adopt(); err != nil {
 		return err
 	}
+	r.desired.splice.open(r.config, r.log)
 	r.pending = newPendingChange()
 	r.hold = &startupHold{resources: map[string]cache.Contribution{}, running: slices.Clone(r.instances.live), until: time.Now().Add(holdTimeout)}
 	loaded := r.upstream.Loaded()

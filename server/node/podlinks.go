@@ -9,53 +9,53 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead/fairlead/server/node/envoyns"
+	"github.com/fairlead/fairlead/server/node/splice"
 	"github.com/fairlead/fairlead/translate/model"
 )
 
 // podLinks returns the links to pods of this node in the calling thread's network namespace, sorted: veths whose other end is in
 // another namespace, and bridges that have such veths as ports. A link is not a pod's if it connects the node to other hosts: it
 // has one of the node's addresses, a default route, or, being a veth, a subnet of its own. (The eth0 of a node that is itself a
-// container is such a veth.)
-func podLinks(nodeAddresses []netip.Addr) ([]string, error) {
+// container is such a veth.) It also returns the pods' own links: those veths, and the bridges' veths.
+func podLinks(nodeAddresses []netip.Addr) (names []string, own []splice.Link, err error) {
 	links, err := envoyns.Undisturbed(netlink.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
 	uplinks, err := defaultRoutes()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	bridges := map[int]bool{} // By index: those that have a pod's veth as a port.
-	var found []string
+	ports := map[int][]splice.Link{} // Veths that are ports, by the index of their bridge.
 	for _, l := range links {
 		a := l.Attrs()
 		if l.Type() != "veth" || a.NetNsID < 0 || envoyns.IsLink(a.Name) || uplinks[a.Index] {
 			continue
 		}
 		if a.MasterIndex != 0 {
-			bridges[a.MasterIndex] = true
+			ports[a.MasterIndex] = append(ports[a.MasterIndex], splice.Link{Index: a.Index, Route: a.MasterIndex})
 			continue
 		}
 		ownSubnet := func(p netip.Prefix) bool { return !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() }
 		if leads, err := hasAddress(l, ownSubnet); err != nil {
-			return nil, err
+			return nil, nil, err
 		} else if !leads {
-			found = append(found, a.Name)
+			names, own = append(names, a.Name), append(own, splice.Link{Index: a.Index, Route: a.Index})
 		}
 	}
 	ofNode := func(p netip.Prefix) bool { return slices.Contains(nodeAddresses, p.Addr()) }
 	for _, l := range links {
-		if l.Type() != "bridge" || !bridges[l.Attrs().Index] || uplinks[l.Attrs().Index] {
+		if l.Type() != "bridge" || len(ports[l.Attrs().Index]) == 0 || uplinks[l.Attrs().Index] {
 			continue
 		}
 		if leads, err := hasAddress(l, ofNode); err != nil {
-			return nil, err
+			return nil, nil, err
 		} else if !leads {
-			found = append(found, l.Attrs().Name)
+			names, own = append(names, l.Attrs().Name), append(own, ports[l.Attrs().Index]...)
 		}
 	}
-	slices.Sort(found)
-	return found, nil
+	slices.Sort(names)
+	return names, own, nil
 }
 
 // podProblem returns a problem if the node cannot distinguish traffic of its pods from that of outside, and else nil. It cannot if

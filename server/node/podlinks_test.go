@@ -35,7 +35,7 @@ func TestPodLinks(t *testing.T) {
 		}
 		addresses := []netip.Addr{n.IPv4, n.IPv6}
 		find := func() (links []string) {
-			if err := n.Do(func() (err error) { links, err = podLinks(addresses); return err }); err != nil {
+			if err := n.Do(func() (err error) { links, _, err = podLinks(addresses); return err }); err != nil {
 				t.Fatal(err)
 			}
 			return links

@@ -7,12 +7,12 @@ func (d *desiredState) findPodLinks() {
 	if d.podsConfigured() {
 		return
 	}
-	links, err := podLinks(d.addresses())
+	links, own, err := podLinks(d.addresses())
 	if err != nil {
 		d.log.Error("cannot find the links to pods", "error", err)
 		return
 	}
-	d.podLinks = links
+	d.podLinks, d.splice.links = links, own
 }
 
 // podsConfigured reports whether the configuration says which packets are pods', so that the agent need not find out.

@@ -139,6 +139,7 @@ func (r *reconciler) resync(ctx context.Context) {
 	r.compare()
 	r.look(ctx, r.table, r.log)
 	r.desired.findPodLinks()
+	r.desired.splice.inspect()
 	r.desired.outdated = true // The node's addresses may have changed.
 	if r.hold != nil {
 		return
@@ -233,6 +234,9 @@ func (r *reconciler) commit(ctx context.Context) error {
 	err := r.table.Commit(ctx)
 	if err != nil && ctx.Err() == nil {
 		r.log.Error("cannot program nftables", "error", err)
+	}
+	if err == nil {
+		r.desired.splice.commit(r.instances.dataplane(), r.desired.listenersFor, r.log)
 	}
 	if err == nil && changed && r.looked {
 		r.look(ctx, r.table, r.log)

@@ -68,9 +68,12 @@ func (r *reconciler) updateStatus(err error) {
 	s.LastUpdated, s.eligible, s.families = r.committedAt, r.desired.self != nil && !r.desired.self.GetIneligible(), r.desired.families()
 	if p := r.desired.podProblem(); p != nil {
 		s.Problems = append(s.Problems, *p)
-		if len(r.status.Load().Problems) == 0 {
+		if !slices.ContainsFunc(r.status.Load().Problems, func(known model.Problem) bool { return known.Reason == p.Reason }) {
 			r.log.Warn("traffic of pods may count as traffic from outside on this node", "problem", p.Message)
 		}
+	}
+	if p := r.desired.splice.problem(r.config.Node); p != nil {
+		s.Problems = append(s.Problems, *p)
 	}
 	if r.pending != nil {
 		s.Pending = r.pending.began

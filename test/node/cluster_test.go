@@ -9,6 +9,7 @@ package node
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,6 +30,9 @@ import (
 // binaryVariable hands the path of the program under test to the copy of this process that runs the tests. It is built
 // outside, where modules can still be downloaded.
 const binaryVariable = "FAIRLEAD_NODE_TEST_BINARY"
+
+// spliced runs the agents with the splice, which takes root: without, the kernel refuses it.
+var spliced = flag.Bool("splice", false, "splice pods' connections at their links; as root")
 
 // patience bounds every wait for a condition.
 const patience = time.Minute
@@ -154,7 +158,7 @@ func startCluster(dir string) (*cluster, error) {
 	c.fleet, err = fleet.Start(fleet.Config{
 		Fairlead: c.binary, Envoy: envoy, Dir: dir,
 		Source: []string{"--source", "directory", "--directory", c.manifests()},
-		Server: server, Nodes: c.nodes,
+		Server: server, Nodes: c.nodes, Agent: []string{fmt.Sprintf("--splice=%t", *spliced)},
 	})
 	if err != nil {
 		return c, err

@@ -36,6 +36,7 @@ type Config struct {
 	Source   []string    // Arguments of fairlead serve that name its source.
 	Server   *lab.Host   // Where the control plane runs: a host of its own, which nodes can reach.
 	Nodes    []*lab.Node // Each with a Node object of its name.
+	Agent    []string    // Further arguments of fairlead agent.
 }
 
 // Fleet is the running programs. Its methods are called from one goroutine.
@@ -76,8 +77,8 @@ func (f *Fleet) StartServe() (err error) {
 // StartAgent starts a node's agent, or starts it again with the state that it left.
 func (f *Fleet) StartAgent(name string) (err error) {
 	n := f.nodes[name]
-	n.agent, err = f.run(n.Host, "agent-"+name, "agent", "--node", name, "--server", f.address(), "--insecure",
-		"--state-dir", f.StateDir(name), "--run-dir", f.RunDir(name), "--admin", agentAdmin)
+	n.agent, err = f.run(n.Host, "agent-"+name, "agent", append([]string{"--node", name, "--server", f.address(), "--insecure",
+		"--state-dir", f.StateDir(name), "--run-dir", f.RunDir(name), "--admin", agentAdmin}, f.config.Agent...)...)
 	return err
 }
 

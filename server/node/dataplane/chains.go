@@ -52,6 +52,7 @@ func (t *Table) addInstances(tx *knftables.Transaction) {
 		for _, class := range senders {
 			tx.Add(&knftables.Element{Map: vethMap, Key: []string{envoyns.LinkName(id, class)}, Value: []string{goTo(sentName(id, class))}})
 		}
+		tx.Add(&knftables.Element{Map: spliceMap, Key: []string{fmt.Sprintf("%#x", t.config.Mark(id, 0))}, Value: []string{goTo(splicedName(id))}})
 	}
 }
 
@@ -92,6 +93,7 @@ func (t *Table) addInstances(tx *knftables.Transaction) {
 // Envoy N dials an endpoint, as the client by its veth of class keep, or as itself by that of class masq:
 //
 //	prerouting/mangle prerouting: vmap @veths ──▶ from-N-C: ct mark (N, C) if new, accept ──▶ the main table
+//	     │             spliced, it comes in by the pod's link with mark (N, 0): vmap @spliced ──▶ spliced-N: the same as class keep
 //	     ├─▶ input/srcnat nat-input ──▶ a process of the node
 //	     └─▶ forward ──▶ postrouting/srcnat nat-postrouting ──▶ an endpoint
 //
@@ -155,7 +157,12 @@ func (t *Table) instanceChains(id envoyns.ID) []chain {
 	for _, class := range senders {
 		all = append(all, chain{name: sentName(id, class), rules: []string{"ct state new " + t.setMark("ct mark", id, class), "accept"}})
 	}
-	return all
+	// The pod's first leg has not come by here, so the pod is noted as a caller by its second; the mark must not route the packet.
+	spliced := []string{"ct state new " + t.setMark("ct mark", id, frontendpb.Class_KEEP)}
+	for _, note := range noteCaller() {
+		spliced = append(spliced, "ct state new "+note)
+	}
+	return append(all, chain{name: splicedName(id), rules: append(spliced, fmt.Sprintf("meta mark set meta mark and %#x", ^t.config.Mask), "accept")})
 }
 
 // senders are the classes over whose veths Envoy sends. Connections of class external leave over the veth of class keep.
@@ -168,6 +175,8 @@ func resumeName(id envoyns.ID, class frontendpb.Class) string {
 func sentName(id envoyns.ID, class frontendpb.Class) string {
 	return "from-" + strconv.Itoa(int(id)) + "-" + class.Label()
 }
+
+func splicedName(id envoyns.ID) string { return "spliced-" + strconv.Itoa(int(id)) }
 
 // setMark returns a statement that sets Fairlead's bits of a mark and keeps the others.
 func (t *Table) setMark(mark string, id envoyns.ID, class frontendpb.Class) string {
@@ -209,7 +218,7 @@ func (t *Table) lookups(prefix string) chain {
 // accepts it unchanged. Packets from Envoy's veths come first, since they must not be looked up again.
 func (t *Table) prerouting() chain {
 	c := chain{name: "prerouting", kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: knftables.ManglePriority}
-	c.rules = append(c.rules, "iifname vmap @"+vethMap)
+	c.rules = append(c.rules, fmt.Sprintf("meta mark and %#x vmap @%s", t.config.Mask, spliceMap), "iifname vmap @"+vethMap)
 	c.rules = append(c.rules, t.established("lookup-"+incoming)...)
 	return c
 }

@@ -66,7 +66,7 @@ func (t *Table) wantedRules() map[string]int {
 // wantedElements returns how many elements each map and set has.
 func (t *Table) wantedElements() map[string]int {
 	count := map[string]int{
-		markMap: len(t.instances.Live) * len(frontendpb.Classes), vethMap: len(t.instances.Live) * len(senders),
+		markMap: len(t.instances.Live) * len(frontendpb.Classes), vethMap: len(t.instances.Live) * len(senders), spliceMap: len(t.instances.Live),
 	}
 	if t.complete {
 		count[podLinkSet] = len(t.node.PodLinks) // While there was no agent, pods may have come.

@@ -28,13 +28,17 @@ var mapTypes = map[string]string{
 
 // The maps of the living Envoy instances: from a connection's mark to the chain of its veth, and from the veth over which Envoy
 // sends to the chain of its connections.
+//
+// Package splice lets what Envoy sends under a pod's address enter the host at the pod's link, with a mark of the instance and no
+// class; the last map is from that mark to the chain of its connections.
 const (
-	markMap = "marks"
-	vethMap = "veths"
+	markMap   = "marks"
+	vethMap   = "veths"
+	spliceMap = "spliced"
 )
 
 // instanceMaps are the types of the maps that addInstances fills.
-var instanceMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict"}
+var instanceMaps = map[string]string{markMap: "ct mark : verdict", vethMap: "iifname : verdict", spliceMap: "meta mark : verdict"}
 
 // addMaps adds the maps of frontends and the sets of callers. A packet of a pod that dials a frontend adds the pair of the pod's
 // address with itself; if Envoy then chooses that very pod as the endpoint, the packet's source and destination match the pair.

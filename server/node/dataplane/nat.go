@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"strings"
 
 	"sigs.k8s.io/knftables"
 
@@ -55,9 +56,13 @@ func (t *Table) natPostrouting() chain {
 		return c
 	}
 	c.rules = append(c.rules, fmt.Sprintf("iifname { %s } masquerade fully-random", t.veths(frontendpb.Class_MASQ)))
+	var kept []string // By the connection's mark: spliced, it comes in by the pod's link.
+	for _, id := range t.instances.Live {
+		kept = append(kept, fmt.Sprintf("%#x", t.config.Mark(id, frontendpb.Class_KEEP)))
+	}
 	for _, ipv6 := range []bool{false, true} {
-		c.rules = append(c.rules, fmt.Sprintf("iifname { %s } %s saddr . %[2]s daddr @%s masquerade fully-random",
-			t.veths(frontendpb.Class_KEEP), ip(ipv6), mapName(callerSet, false, ipv6)))
+		c.rules = append(c.rules, fmt.Sprintf("ct mark and %#x { %s } %s saddr . %[3]s daddr @%s masquerade fully-random",
+			t.config.Mask, strings.Join(kept, ", "), ip(ipv6), mapName(callerSet, false, ipv6)))
 	}
 	return c
 }

@@ -8,6 +8,7 @@ import (
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -55,7 +56,8 @@ func NewResource(typeURL, name string, m proto.Message) (Resource, error) {
 }
 
 // ReceivedResource is a resource as another control plane of Fairlead sent it, version included. The agent serves such
-// resources to its Envoys: versions that pass through unaltered let Envoy resume with any agent or replica.
+// resources to its Envoys: versions that pass through unaltered let Envoy resume with any agent or replica. A Cluster
+// that cannot be read is an error.
 func ReceivedResource(r *discoverypb.Resource) (Resource, error) {
 	switch {
 	case r.GetName() == "":
@@ -65,7 +67,15 @@ func ReceivedResource(r *discoverypb.Resource) (Resource, error) {
 	case r.GetResource() == nil:
 		return Resource{}, fmt.Errorf("received resource %q has no content", r.GetName())
 	}
-	return Resource{TypeURL: r.GetResource().GetTypeUrl(), Name: r.GetName(), Version: r.GetVersion(), Body: r.GetResource()}, nil
+	received := Resource{TypeURL: r.GetResource().GetTypeUrl(), Name: r.GetName(), Version: r.GetVersion(), Body: r.GetResource()}
+	if received.TypeURL == gcpresource.ClusterType {
+		var c clusterpb.Cluster
+		if err := r.GetResource().UnmarshalTo(&c); err != nil {
+			return Resource{}, fmt.Errorf("received cluster %q: %w", r.GetName(), err)
+		}
+		received.assignment = assignmentOf(&c)
+	}
+	return received, nil
 }
 
 func (r *Resource) key() resourceName { return resourceName{r.TypeURL, r.Name} }

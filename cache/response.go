@@ -14,7 +14,7 @@ import (
 // response is what one response says, and which publishes it covers. It is immutable but for message, which belongs
 // to the goroutine of the stream.
 type response struct {
-	resources []*discoverypb.Resource
+	resources []item
 	removed   []string
 	since     uint64 // The first publish that the client may lack as long as it has not acknowledged this.
 	upTo      uint64 // The publish that the client has reached with this.
@@ -22,6 +22,19 @@ type response struct {
 	// message is what go-control-plane's server sends, nil until it asks for it just before it does. The server also
 	// writes the nonce there.
 	message interface{ GetNonce() string }
+}
+
+// item is a resource in a response.
+type item struct {
+	*entry
+	traced bool // With the trace of its change.
+}
+
+func (i item) message() *discoverypb.Resource {
+	if i.traced {
+		return i.entry.traced
+	}
+	return i.plain
 }
 
 // nonce returns the response's nonce, "" before it is sent.
@@ -34,14 +47,14 @@ func (r *response) nonce() string {
 
 // mentions reports whether the response adds, changes or removes a name.
 func (r *response) mentions(name string) bool {
-	return slices.ContainsFunc(r.resources, func(m *discoverypb.Resource) bool { return m.GetName() == name }) ||
+	return slices.ContainsFunc(r.resources, func(i item) bool { return i.plain.GetName() == name }) ||
 		slices.Contains(r.removed, name)
 }
 
 // each calls do with every name in the response.
 func (r *response) each(do func(name string)) {
-	for _, m := range r.resources {
-		do(m.GetName())
+	for _, i := range r.resources {
+		do(i.plain.GetName())
 	}
 	for _, name := range r.removed {
 		do(name)
@@ -49,14 +62,14 @@ func (r *response) each(do func(name string)) {
 }
 
 // sorted returns the resources in order of name, so that equal responses are equal on the wire and have equal versions.
-// It is called without the lock, hence the copy.
+// It is called without the lock.
 func (r *response) sorted() []*discoverypb.Resource {
-	if len(r.resources) < 2 {
-		return r.resources
+	sorted := make([]*discoverypb.Resource, len(r.resources))
+	for i, in := range r.resources {
+		sorted[i] = in.message()
 	}
-	return slices.SortedFunc(slices.Values(r.resources), func(a, b *discoverypb.Resource) int {
-		return strings.Compare(a.GetName(), b.GetName())
-	})
+	slices.SortFunc(sorted, func(a, b *discoverypb.Resource) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return sorted
 }
 
 // deltaResponse is a response as go-control-plane's delta server takes it.

@@ -3,7 +3,7 @@ package cache
 import (
 	"cmp"
 
-	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 )
 
 // sendAdditions sends what the client lacks of what exists. alone is true when nothing else waits to be sent on
@@ -44,19 +44,54 @@ func (t *subscription) send(r *response) {
 	t.answer, t.isOpen = false, false
 	t.inFlight = append(t.inFlight, r)
 	t.sent = r.upTo
+	if t.delta() && t.typeURL == gcpresource.ClusterType {
+		t.stream.repeatAssignments(r)
+	}
+}
+
+// repeatAssignments has the assignments sent, whatever the client has, that the clusters in a response refer to.
+//
+// A cluster that Envoy gets stays warming until an assignment arrives after it, and Envoy does not ask for one that it
+// watches already, for the cluster before or for another one. Where both are new to the client, coverClusters sees to that;
+// this is for who had rejected a cluster and accepted its assignment, or asks for a cluster by its name. Who subscribes to
+// all assignments is no Envoy, which subscribes by name, and hands them on in its own order.
+func (s *Stream) repeatAssignments(r *response) {
+	eds := s.find(gcpresource.EndpointType)
+	for _, i := range r.resources {
+		switch {
+		case i.assignment == "":
+		case eds != nil:
+			eds.repeat(i.assignment)
+		default:
+			if s.owed == nil {
+				s.owed = map[string]struct{}{}
+			}
+			s.owed[i.assignment] = struct{}{}
+		}
+	}
+}
+
+// repeat has the resource of a name sent, though the client may have it, if the client subscribes to it by name.
+func (t *subscription) repeat(name string) {
+	if t.wildcard || !t.follows(name) {
+		return
+	}
+	e := t.lookUp(name)
+	if had, waits := t.changed[name]; e != nil && (!waits || had == e.version()) {
+		t.lack(name, unknown, true)
+		t.changed[name] = unknown
+	}
 }
 
 // takeChanged returns the resources that changed, which the client will then have.
-func (t *subscription) takeChanged() []*discoverypb.Resource {
-	var found []*discoverypb.Resource
+func (t *subscription) takeChanged() []item {
+	var found []item
 	for name, had := range t.changed {
 		e := t.lookUp(name)
 		switch {
 		case e == nil || !t.follows(name) || e.version() == had:
-		case had == unknown:
-			found = append(found, e.plain)
 		default:
-			found = append(found, e.traced)
+			found = append(found, item{e, had != unknown})
 		}
 	}
 	t.changed = emptied(t.changed)
@@ -76,12 +111,12 @@ func (t *subscription) takeRemoved() []string {
 }
 
 // takeAll returns all resources that the client lacks by its own account, and records those that it should have no more.
-func (t *subscription) takeAll() []*discoverypb.Resource {
-	var found []*discoverypb.Resource
+func (t *subscription) takeAll() []item {
+	var found []item
 	t.each(func(e *entry) {
 		name := e.plain.GetName()
 		if t.has[name] != e.version() || t.changed[name] == unknown || t.removed[name] == unknown {
-			found = append(found, e.plain)
+			found = append(found, item{e, false})
 		}
 		delete(t.removed, name)
 	})
@@ -109,9 +144,9 @@ func (t *subscription) lackIfGone(name, had string) {
 }
 
 // everything returns all resources that the client subscribes to.
-func (t *subscription) everything() []*discoverypb.Resource {
-	var found []*discoverypb.Resource
-	t.each(func(e *entry) { found = append(found, e.plain) })
+func (t *subscription) everything() []item {
+	var found []item
+	t.each(func(e *entry) { found = append(found, item{e, false}) })
 	return found
 }
 

@@ -41,11 +41,13 @@ type variant struct {
 type entry struct {
 	plain  *discoverypb.Resource // To clients that ask.
 	traced *discoverypb.Resource // To clients that see it change: with the trace of the change, where there was one.
+
+	assignment string // As Resource.assignment.
 }
 
 // newEntry returns a resource as streams send it.
 func newEntry(r Resource, trace *corepb.Metadata) *entry {
-	e := &entry{plain: &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}}
+	e := &entry{plain: &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}, assignment: r.assignment}
 	e.traced = e.plain
 	if trace != nil {
 		e.traced = &discoverypb.Resource{Name: r.Name, Version: r.Version, Resource: r.Body, Metadata: trace}

@@ -33,7 +33,10 @@ type Stream struct {
 	subs       []*subscription // In sendOrder.
 	removals   []*subscription // The same, in removeOrder.
 	touched    bool            // In Cache.touched.
-	closed     bool
+
+	// owed has the assignments of clusters that were sent while the client did not subscribe to any assignment.
+	owed   map[string]struct{}
+	closed bool
 }
 
 var _ gcpcache.ConfigWatcher = (*Stream)(nil)

@@ -5,6 +5,7 @@ import (
 
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	gcpcache "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 )
 
 const (
@@ -105,6 +106,12 @@ func (t *subscription) subscribeDelta(req *discoverypb.DeltaDiscoveryRequest, su
 		// Envoy's initialisation waits for a first response, so that there has to be one even without resources. A client
 		// that has resources is past that.
 		t.answer = t.wildcard && len(t.has) == 0
+		if t.typeURL == gcpresource.EndpointType {
+			for name := range t.stream.owed {
+				t.repeat(name)
+			}
+			t.stream.owed = nil
+		}
 		return
 	}
 	for _, name := range req.GetResourceNamesSubscribe() {

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // SCTP is spoken by raw packets, since kernels without its module have no sockets for it: a client sends INIT and the server
@@ -181,7 +183,7 @@ func associate(conn *net.IPConn, init setUp) (Answer, error) {
 		if err == nil {
 			break
 		}
-		if mine, queued := refusals(raw, init.from); mine || queued == 0 {
+		if mine, queued := refusals(raw, init.from); mine || queued == 0 || errors.Is(err, unix.EPERM) {
 			return Answer{}, err
 		}
 	}
@@ -189,7 +191,11 @@ func associate(conn *net.IPConn, init setUp) (Answer, error) {
 	for {
 		n, _, err := conn.ReadFromIP(in)
 		if err != nil {
-			if mine, queued := refusals(raw, init.from); mine || queued == 0 {
+			mine, queued := refusals(raw, init.from)
+			switch {
+			case mine:
+				return Answer{}, unix.ECONNREFUSED
+			case queued == 0:
 				return Answer{}, err
 			}
 			continue

@@ -99,6 +99,48 @@ func TestReconnectAfterChanges(t *testing.T) {
 	again.wantNothing()
 }
 
+// TestReconnectWithAnOldCluster: a client that had rejected a cluster, but accepted the assignment that came after it, needs
+// both: Envoy warms the cluster until an assignment arrives after it, and does not ask for one that it watches already.
+//
+//  1. A client syncs; its stream ends, and it comes back with an old cluster and the present assignment: it gets the cluster,
+//     and the assignment after it.
+//  2. The same if it asks for the assignment only when it has acknowledged the cluster.
+//  3. The same if it has no cluster at all.
+//  4. What it asks for later, a cluster by its name, is followed by the assignment too.
+func TestReconnectWithAnOldCluster(t *testing.T) {
+	c := serve(t, xds.Config{})
+	c.publish(units(t, withIPs("192.0.2.1")))
+	n, h := syncAll(c, "n1")
+	n.cancel()
+
+	old := maps.Clone(h.clusters)
+	old[webCluster] = "old"
+	at, late := c.delta("n1", "z1"), c.delta("n1", "z1")
+	at.resume(clusters, old)
+	at.resume(assignments, h.assignments, webAssignment)
+	at.take(clusters, []string{webCluster}, nil)
+	at.take(assignments, []string{webAssignment}, nil)
+	at.wantNothing()
+
+	late.resume(clusters, old)
+	late.take(clusters, []string{webCluster}, nil)
+	late.resume(assignments, h.assignments, webAssignment)
+	late.take(assignments, []string{webAssignment}, nil)
+	late.wantNothing()
+
+	bare := c.delta("n1", "z1")
+	bare.subscribe(clusters, webCluster)
+	bare.take(clusters, []string{webCluster}, nil)
+	bare.resume(assignments, h.assignments, webAssignment)
+	bare.take(assignments, []string{webAssignment}, nil)
+	bare.wantNothing()
+
+	bare.subscribe(clusters, "192.0.2.1:80")
+	bare.take(clusters, []string{"192.0.2.1:80"}, nil)
+	bare.take(assignments, []string{webAssignment}, nil)
+	bare.wantNothing()
+}
+
 // TestReconnectNamesGone: a client that comes back for a name that no longer exists is told.
 //
 //  1. A client has an assignment, by name; its stream ends, and the Service is removed.

@@ -42,6 +42,7 @@ func TestChart(t *testing.T) {
 			"serviceProxyName=other", "grpc.anonymous=true", "grpc.namespaces={a,b}", "envoy.concurrency=2", "agent.maxUnavailable=10%", "agent.adminAddress=0.0.0.0",
 			"agent.extraArgs={--mark-mask=0x3f0000}", "imagePullSecrets[0].name=pull", "controlPlane.nodeSelector.a=b", "envoy.podAnnotations.a=b", "agent.podLabels.a=b",
 			"controlPlane.extraEnv[0].name=OTEL_EXPORTER_OTLP_ENDPOINT", "controlPlane.extraEnv[0].value=http://collector:4317", "controlPlane.hostNetwork=true",
+			"commonLabels.team=network", "revisionHistoryLimit=2", "image.digest=sha256:" + strings.Repeat("0f", 32),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -58,6 +59,8 @@ func TestChart(t *testing.T) {
 		"value must be one of 'beside'":           {"mode=both"},
 		"additional properties 'replica' not all": {"controlPlane.replica=3"},
 		"minimum: got 0, want 1":                  {"envoy.user=0"},
+		"'latest' does not match pattern":         {"envoyImage.digest=latest"},
+		"invalid propertyName 'helm.sh/chart'":    {`commonLabels.helm\.sh/chart=mine`},
 	} {
 		if out, err := h.run(append([]string{"template", release, h.chart()}, set(values)...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("values %q: %v, want an error with %q\n%s", values, err, want, out)

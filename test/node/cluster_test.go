@@ -42,6 +42,7 @@ var theCluster *cluster
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	flag.Parse()
 	if os.Getenv(binaryVariable) == "" {
 		dir, err := os.MkdirTemp("", "fairlead-node-binary-")
 		if err != nil {

@@ -65,6 +65,21 @@ func (t *subscription) status() StreamStatus {
 func (c *Cache) Applied(node, typeURL string) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.applied(node, typeURL)
+}
+
+// AppliedEach returns what Applied does for each of the types, all at one moment.
+func (c *Cache) AppliedEach(node string, typeURLs []string) []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	each := make([]uint64, len(typeURLs))
+	for i, typeURL := range typeURLs {
+		each[i] = c.applied(node, typeURL)
+	}
+	return each
+}
+
+func (c *Cache) applied(node, typeURL string) uint64 {
 	least, found := c.seq, false
 	for s := range c.nodes[node] {
 		if t := s.find(typeURL); t != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -183,7 +184,7 @@ func associate(conn *net.IPConn, init setUp) (Answer, error) {
 		if err == nil {
 			break
 		}
-		if mine, queued := refusals(raw, init.from); mine || queued == 0 || errors.Is(err, unix.EPERM) {
+		if err := mine(raw, init.from, err); err != nil {
 			return Answer{}, err
 		}
 	}
@@ -191,11 +192,7 @@ func associate(conn *net.IPConn, init setUp) (Answer, error) {
 	for {
 		n, _, err := conn.ReadFromIP(in)
 		if err != nil {
-			mine, queued := refusals(raw, init.from)
-			switch {
-			case mine:
-				return Answer{}, unix.ECONNREFUSED
-			case queued == 0:
+			if err := mine(raw, init.from, err); err != nil {
 				return Answer{}, err
 			}
 			continue
@@ -205,4 +202,19 @@ func associate(conn *net.IPConn, init setUp) (Answer, error) {
 			return parseAnswer(string(ack.cookie))
 		}
 	}
+}
+
+// mine returns an error of the socket's if it is about the exchange from that port, and nil if the kernel only told the socket what
+// came of another's packet. A refusal of which the queue has nothing any more is another's: several may have been read at once.
+func mine(raw syscall.RawConn, port uint16, err error) error {
+	refused, queued := refusals(raw, port)
+	switch {
+	case errors.Is(err, unix.EPERM): // Refused where it was sent.
+		return err
+	case refused:
+		return unix.ECONNREFUSED
+	case queued > 0 || errors.Is(err, unix.ECONNREFUSED):
+		return nil
+	}
+	return err
 }

@@ -104,10 +104,21 @@ func (s sotwStream) Send(m *discoverypb.DiscoveryResponse) error {
 
 type deltaStream struct {
 	gcpstream.DeltaStream
-	guard guard
+	guard  guard
+	client *client
 }
 
 // Send sends a response.
 func (s deltaStream) Send(m *discoverypb.DeltaDiscoveryResponse) error {
 	return s.guard.during(func() error { return s.DeltaStream.Send(m) })
+}
+
+// Recv receives a request, and takes out of it what the client has.
+func (s deltaStream) Recv() (*discoverypb.DeltaDiscoveryRequest, error) {
+	m, err := s.DeltaStream.Recv()
+	if err == nil && len(m.GetInitialResourceVersions()) > 0 {
+		s.client.returned.Store(m, m.GetInitialResourceVersions())
+		m.InitialResourceVersions = nil
+	}
+	return m, err
 }

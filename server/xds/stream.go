@@ -3,10 +3,12 @@ package xds
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverypb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcpcache "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	gcpresource "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	gcpconfig "github.com/envoyproxy/go-control-plane/pkg/server/config"
 	gcpdelta "github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
@@ -45,10 +47,10 @@ func (h handler) StreamHandler(str gcpstream.Stream, typeURL string) error {
 func (h handler) DeltaStreamHandler(str gcpstream.DeltaStream, typeURL string) error {
 	c := h.server.newClient(str.Context(), "delta")
 	defer c.close()
-	guarded := deltaStream{str, c.newGuard()}
+	guarded := deltaStream{str, c.newGuard(), c}
 	ctx, cancel := h.both(str.Context())
 	defer cancel()
-	return gcpdelta.NewServer(ctx, c.stream, c.callbacks(), legacyWildcard()).DeltaStreamHandler(guarded, typeURL)
+	return gcpdelta.NewServer(ctx, returning{c.stream, c}, c.callbacks(), legacyWildcard()).DeltaStreamHandler(guarded, typeURL)
 }
 
 // both returns a context that ends when streams have to, or when the given one of a stream does: go-control-plane's
@@ -74,7 +76,35 @@ type client struct {
 	log    *slog.Logger
 	node   *corepb.Node // From the last request that had one; clients mostly send it once.
 	nacks  repetition   // Of all types together.
+
+	// returned has the initial_resource_versions of delta requests on their way to the cache, by request. The goroutine that
+	// receives them enters them.
+	returned sync.Map
 }
+
+// returning is the cache's part of a delta stream. It hands the cache what a client has beside go-control-plane's server, which
+// would keep that map, of megabytes for an agent, until it sends a response of the type: to a client that lacks nothing, never.
+type returning struct {
+	*cache.Stream
+	client *client
+}
+
+// CreateDeltaWatch is that of the stream.
+func (r returning) CreateDeltaWatch(req *discoverypb.DeltaDiscoveryRequest, sub gcpcache.Subscription, responses chan gcpcache.DeltaResponse) (func(), error) {
+	if versions, ok := r.client.returned.LoadAndDelete(req); ok {
+		sub = returned{sub, versions.(map[string]string)}
+	}
+	return r.Stream.CreateDeltaWatch(req, sub, responses)
+}
+
+// returned is a subscription of a client that has resources already.
+type returned struct {
+	gcpcache.Subscription
+	versions map[string]string
+}
+
+// ReturnedResources returns the versions that the client has, by name.
+func (r returned) ReturnedResources() map[string]string { return r.versions }
 
 // newClient enters a stream in the cache.
 func (s *Server) newClient(ctx context.Context, protocol string) *client {

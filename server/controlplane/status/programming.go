@@ -48,10 +48,11 @@ func (t *Tracker) Publish(update cache.Update, p *Publication) {
 func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 	now := time.Now()
 	t.metrics.responded(typeURL, acked)
-	if t.cache.Applied(node, envoy.NodeType) == 0 {
+	each := t.cache.AppliedEach(node, NodeTypes)
+	if each[slices.Index(NodeTypes, envoy.NodeType)] == 0 {
 		return // A gRPC program, which is no node, or an agent that does not know its own node yet and so forwards nothing.
 	}
-	for _, p := range t.acknowledge(ack{node: node, since: since, seq: seq, done: t.applied(node), at: now}) {
+	for _, p := range t.acknowledge(ack{node: node, since: since, seq: seq, done: least(each), at: now}) {
 		p.acked(t.tracer, node, now)
 		t.metrics.programmed(p, now)
 	}
@@ -60,11 +61,11 @@ func (t *Tracker) Acked(node, typeURL string, since, seq uint64) {
 // Nacked counts that a client rejected what it was sent; the server of xDS logs it.
 func (t *Tracker) Nacked(_, typeURL, _ string) { t.metrics.responded(typeURL, nacked) }
 
-// applied returns the last publish of which the node has everything that it subscribes to.
-func (t *Tracker) applied(node string) uint64 {
+// least returns the last publish of which a node has everything that it subscribes to, of what it has applied of each type.
+func least(each []uint64) uint64 {
 	var done uint64
-	for _, typeURL := range NodeTypes {
-		if seq := t.cache.Applied(node, typeURL); seq > 0 && (done == 0 || seq < done) {
+	for _, seq := range each {
+		if seq > 0 && (done == 0 || seq < done) {
 			done = seq
 		}
 	}

@@ -45,7 +45,6 @@ type Splice struct {
 
 	links     map[int]int // What is attached: the indexes of pods' links, with those of the routes.
 	instances map[envoyns.ID]bool
-	current   envoyns.ID
 	inspected bool // Programs were looked for since the last Inspect.
 }
 
@@ -223,7 +222,7 @@ func (s *Splice) setVeths(id envoyns.ID, alive bool) error {
 		if alive {
 			veth, err := net.InterfaceByName(envoyns.LinkName(id, class))
 			if err != nil {
-				return fmt.Errorf("Envoy instance %d: %w", id, err)
+				return fmt.Errorf("instance %d of Envoy: %w", id, err)
 			}
 			index = veth.Index
 		}
@@ -235,7 +234,7 @@ func (s *Splice) setVeths(id envoyns.ID, alive bool) error {
 func (s *Splice) attachInstance(id envoyns.ID) error {
 	veth, err := net.InterfaceByName(envoyns.LinkName(id, frontendpb.Class_KEEP))
 	if err != nil {
-		return fmt.Errorf("Envoy instance %d: %w", id, err)
+		return fmt.Errorf("instance %d of Envoy: %w", id, err)
 	}
 	p, err := load(keepName, keepProgram(s.maps, s.config.Mask, s.config.Mark(id, 0)))
 	if err != nil {

@@ -39,6 +39,7 @@ const (
 	UnknownNode         Reason = "UnknownNode"         // A view of a node that no object describes.
 	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
 	UnknownPods         Reason = "UnknownPods"         // A node that cannot distinguish its pods from outsiders.
+	HostObstacle        Reason = "HostObstacle"        // Something on a node that stands in the way of Services' packets.
 	ListShrank          Reason = "ListShrank"          // A list that lacks most of what was there.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )
@@ -47,5 +48,5 @@ const (
 var Reasons = []Reason{
 	InvalidObject, InvalidName, InvalidAddress, InvalidPort, InvalidField, InvalidValue, UnknownProtocol, WrongFamily, DuplicateFrontend,
 	DuplicateObject, TooManyEndpoints, TooManyFrontends, TooManySourceRanges, UnsupportedObject, UnknownNode, PortUnavailable, UnknownPods,
-	ListShrank, Unreadable,
+	HostObstacle, ListShrank, Unreadable,
 }

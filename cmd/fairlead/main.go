@@ -51,6 +51,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newAgentCommand(),
 		newBootstrapCommand(),
+		newCheckCommand(),
 		newDemoCommand(),
 		newExplainCommand(),
 		newProxyCommand(),

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/fairlead/fairlead/server/node/hostcheck"
 	"github.com/fairlead/fairlead/server/ops/inspect"
 	"github.com/fairlead/fairlead/server/ops/offline"
 )
@@ -17,14 +18,14 @@ import (
 const (
 	exitError         = 1 // Something else went wrong.
 	exitUsage         = 2 // The command line is wrong.
-	exitProblems      = 3 // Objects have problems.
+	exitProblems      = 3 // Objects, or a node that was checked, have problems.
 	exitNotForwarding = 4 // A node does not forward what it should, or a replica is not ready.
 	exitUnreachable   = 5 // A replica of the control plane does not answer.
 )
 
 // exitHelp documents the codes where they differ.
 const exitHelp = `
-Exit codes: 0 all is well; 1 another error; 2 the command line is wrong; 3 objects have problems; 4 a node does not forward what
+Exit codes: 0 all is well; 1 another error; 2 the command line is wrong; 3 objects, or the node checked, have problems; 4 a node does not forward what
 it should, or a replica is not ready; 5 a replica, or the API server on the way to it, does not answer. Of several, the highest.`
 
 // exitCode returns the code of an error.
@@ -39,7 +40,7 @@ func exitCode(err error) int {
 		return exitUnreachable
 	case errors.Is(err, inspect.ErrNotForwarding):
 		return exitNotForwarding
-	case errors.Is(err, inspect.ErrProblems), errors.Is(err, offline.ErrProblems):
+	case errors.Is(err, inspect.ErrProblems), errors.Is(err, offline.ErrProblems), errors.Is(err, hostcheck.ErrProblems):
 		return exitProblems
 	}
 	return exitError

@@ -191,6 +191,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.reconciler.monitor.Watch(ctx) })
 	group.Go(func() error { return a.config.EnvoyNS.Watch(ctx, a.reconciler.changes) })
 	group.Go(func() error { return a.reconciler.watchEnvoys(ctx) })
+	group.Go(func() error { return watchHost(ctx, a.config.Node, hostInterval, a.reconciler.found, a.log) })
 	group.Go(func() error { return a.upstream.Run(ctx) })
 	if a.replicas != nil {
 		group.Go(func() error { return a.replicas.Run(ctx, a.upstream.SetAddresses) })

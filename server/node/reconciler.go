@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/server/node/launcher"
 	"github.com/fairlead/fairlead/server/node/upstream"
 	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // Waits of the reconciler.
@@ -66,6 +67,9 @@ type reconciler struct {
 	committedAt time.Time // When the agent last committed a change.
 	obstacle              // What other programs do to the node's Service traffic.
 
+	found    chan []model.Problem // What stands in the way on the node, when that has changed.
+	inTheWay []model.Problem      // What was found last.
+
 	tracer      trace.Tracer
 	instruments *instruments
 	status      atomic.Pointer[Status] // Read by other goroutines.
@@ -74,6 +78,7 @@ type reconciler struct {
 func newReconciler(config Config, log *slog.Logger, up *upstream.Client, table *dataplane.Table) *reconciler {
 	o := &reconciler{
 		config: config, log: log, upstream: up, table: table, monitor: table.Monitor(),
+		found:    make(chan []model.Problem),
 		requests: make(chan *launcher.Request), acked: make(chan struct{}, 1), changes: envoyns.NewChanges(), damage: newDamage(), pulses: make(chan pulse),
 	}
 	o.cache = cache.New(cache.Config{Observer: ackObserver{o}})
@@ -107,6 +112,7 @@ func (r *reconciler) run(ctx context.Context) error {
 		case request := <-r.requests:
 			r.admit(ctx, request)
 		case <-r.acked:
+		case r.inTheWay = <-r.found:
 		case <-r.changes.Links:
 			r.instances.removeDead()
 			r.desired.findPodLinks()

@@ -66,9 +66,10 @@ func (r *reconciler) updateStatus(err error) {
 		s.Error = err.Error()
 	}
 	s.LastUpdated, s.eligible, s.families = r.committedAt, r.desired.self != nil && !r.desired.self.GetIneligible(), r.desired.families()
+	s.Problems = append(s.Problems, r.inTheWay...)
 	if p := r.desired.podProblem(); p != nil {
 		s.Problems = append(s.Problems, *p)
-		if !slices.ContainsFunc(r.status.Load().Problems, func(known model.Problem) bool { return known.Reason == p.Reason }) {
+		if !slices.Contains(r.status.Load().Problems, *p) {
 			r.log.Warn("traffic of pods may count as traffic from outside on this node", "problem", p.Message)
 		}
 	}
@@ -86,7 +87,7 @@ func (r *reconciler) updateStatus(err error) {
 	}
 	s.report = s.reportAfter(old.report)
 	r.status.Store(s)
-	if s.report != old.report {
+	if !s.report.Equal(old.report) {
 		r.upstream.Report(s.report)
 	}
 }
@@ -96,6 +97,11 @@ func (s *Status) reportAfter(old frontendpb.Report) frontendpb.Report {
 	r := frontendpb.Report{Since: old.Since}
 	if err := s.ready(); err != nil {
 		r.NotReady = err.Error()
+	}
+	for _, p := range s.Problems {
+		if p.Reason == model.HostObstacle { // A node without pods yet has no problem with telling them from others.
+			r.Problems = append(r.Problems, model.Problem{Reason: p.Reason, Message: p.Message})
+		}
 	}
 	if (r.NotReady == "") != (old.NotReady == "") {
 		r.Since = time.Now()

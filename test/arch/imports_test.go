@@ -38,7 +38,7 @@ var rooms = map[string][]string{
 	"server/node":           {"server/xds", "server/ops/admin", "server/ops/telemetry"},
 	"server/node/dataplane": {"server/node/envoyns", "server/node/netevent"},
 	"server/node/envoyns":   {"server/node/netevent"},
-	"server/node/discovery": {}, "server/node/healthcheck": {}, "server/node/launcher": {}, "server/node/netevent": {}, "server/node/upstream": {},
+	"server/node/discovery": {}, "server/node/healthcheck": {}, "server/node/hostcheck": {"server/node/envoyns"}, "server/node/launcher": {}, "server/node/netevent": {}, "server/node/upstream": {},
 	"server/ops/admin":     {},
 	"server/ops/explain":   {},
 	"server/ops/inspect":   {"server/controlplane/status", "server/ops/explain", "server/ops/offline", "server/ops/reach"},

@@ -1,11 +1,15 @@
 package frontendpb
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // What an agent sends is what a control plane reads; what another client sends is nothing.
@@ -18,9 +22,20 @@ func TestReport(t *testing.T) {
 		"sent":      {want.Metadata(), want},
 		"no report": {nil, Report{}},
 		"not ours":  {&structpb.Struct{Fields: map[string]*structpb.Value{reportField: structpb.NewNumberValue(1)}}, Report{}},
+		"problems": {
+			Report{NotReady: "", Since: want.Since, Problems: []model.Problem{{Object: "Service default/web", Reason: model.HostObstacle, Message: "m"}, {Reason: "Unheard"}}}.Metadata(),
+			Report{Since: want.Since, Problems: []model.Problem{{Reason: model.HostObstacle, Message: "m"}}},
+		},
+		"long": {Report{Problems: problems(1, maxMessage+1)}.Metadata(), Report{Problems: problems(1, maxMessage)}},
+		"many": {Report{Problems: problems(maxProblems+1, 1)}.Metadata(), Report{Problems: problems(maxProblems, 1)}},
 	} {
-		if got := ReportOf(&corepb.Node{Metadata: test.metadata}); got != test.want {
+		if got := ReportOf(&corepb.Node{Metadata: test.metadata}); !got.Equal(test.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, test.want)
 		}
 	}
+}
+
+// problems returns a number of problems with messages of a length.
+func problems(n, length int) []model.Problem {
+	return slices.Repeat([]model.Problem{{Reason: model.HostObstacle, Message: strings.Repeat("m", length)}}, n)
 }

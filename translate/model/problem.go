@@ -40,6 +40,7 @@ const (
 	PortUnavailable     Reason = "PortUnavailable"     // A port that a node cannot listen on.
 	UnknownPods         Reason = "UnknownPods"         // A node that cannot distinguish its pods from outsiders.
 	NotSpliced          Reason = "NotSpliced"          // A node on which pods' connections to Services take the host's hooks.
+	HostObstacle        Reason = "HostObstacle"        // Something on a node that stands in the way of Services' packets.
 	ListShrank          Reason = "ListShrank"          // A list that lacks most of what was there.
 	Unreadable          Reason = "Unreadable"          // A file that cannot be read or parsed.
 )
@@ -48,5 +49,5 @@ const (
 var Reasons = []Reason{
 	InvalidObject, InvalidName, InvalidAddress, InvalidPort, InvalidField, InvalidValue, UnknownProtocol, WrongFamily, DuplicateFrontend,
 	DuplicateObject, TooManyEndpoints, TooManyFrontends, TooManySourceRanges, UnsupportedObject, UnknownNode, PortUnavailable, UnknownPods,
-	NotSpliced, ListShrank, Unreadable,
+	NotSpliced, HostObstacle, ListShrank, Unreadable,
 }

@@ -55,6 +55,7 @@ type Writer struct {
 	now   func() time.Time
 
 	problems map[model.Problem]time.Time // When each was last told that there is still.
+	found    map[model.Problem]time.Time // The same, of problems that agents have found on their nodes.
 	nodes    map[string]*spell           // Nodes that do not forward.
 	failed   error                       // What last failed in the present look.
 	logged   string                      // What failed in the look before.
@@ -65,7 +66,7 @@ func New(cfg Config) *Writer {
 	return &Writer{
 		cfg: cfg, limit: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst), now: time.Now,
 		http:     &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}},
-		problems: map[model.Problem]time.Time{}, nodes: map[string]*spell{},
+		problems: map[model.Problem]time.Time{}, found: map[model.Problem]time.Time{}, nodes: map[string]*spell{},
 	}
 }
 

@@ -272,3 +272,34 @@ func TestRun(t *testing.T) {
 		}
 	}
 }
+
+// What an agent finds on its node is written by the replica that the agent is connected to, whoever was picked for the node. An
+// agent that goes to another replica has solved nothing.
+func TestProblemsThatAgentsFind(t *testing.T) {
+	d := newDesk(t, false)
+	bad := model.Problem{Object: "Node n1", Reason: model.HostObstacle, Message: "mtu: too small; fix: a larger one"}
+	row := func(connected bool, problems ...model.Problem) []status.Node {
+		return []status.Node{{Node: "n1", State: status.Forwarding, Connected: connected, Problems: problems}}
+	}
+	warning, over := "Warning HostObstacle "+bad.Message, "Normal ProblemSolved no longer HostObstacle: "+bad.Message
+	d.other = map[string]status.State{"n1": status.Forwarding}
+	for i, step := range []struct {
+		nodes []status.Node
+		after time.Duration
+		want  []string
+	}{
+		{row(true), 0, nil},
+		{row(true, bad), interval, []string{warning}},
+		{row(true, bad), interval, nil},
+		{row(true, bad), repeat, []string{warning}},
+		{row(true), interval, []string{over}},
+		{row(true, bad), interval, []string{warning}},
+		{row(false), interval, nil},
+		{row(true), interval, nil},
+	} {
+		d.nodes = step.nodes
+		if diff := cmp.Diff(step.want, d.look(step.after)); diff != "" {
+			t.Errorf("step %d (-want +got):\n%s", i, diff)
+		}
+	}
+}

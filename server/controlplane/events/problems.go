@@ -2,7 +2,9 @@ package events
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/fairlead/fairlead/translate/model"
 )
@@ -16,28 +18,44 @@ func troubleOf(p model.Problem) (trouble, bool) {
 	}, ok
 }
 
-// lookAtProblems writes about the problems of objects that this replica was picked for.
+// lookAtProblems writes about the problems of objects that this replica was picked for, and about those that agents which are
+// connected to it have found on their nodes. What an agent found that is connected to another replica now is that one's to tell.
 func (w *Writer) lookAtProblems(ctx context.Context, replicas []replica) {
-	all := w.cfg.Problems()
-	for p := range w.problems {
+	w.tellProblems(ctx, w.problems, w.cfg.Problems(), func(t trouble) bool { return w.picked(t.object, replicas) })
+	connected := map[model.ObjectKey]bool{}
+	var found []model.Problem
+	for _, n := range w.cfg.Nodes() {
+		connected[nodeKey(n.Node)] = n.Connected
+		found = append(found, n.Problems...)
+	}
+	maps.DeleteFunc(w.found, func(p model.Problem, _ time.Time) bool {
+		t, _ := troubleOf(p)
+		return !connected[t.object]
+	})
+	w.tellProblems(ctx, w.found, found, func(trouble) bool { return true })
+}
+
+// tellProblems writes about all problems that are this replica's, and that those are over which were told and are no longer among them.
+func (w *Writer) tellProblems(ctx context.Context, told map[model.Problem]time.Time, all []model.Problem, mine func(trouble) bool) {
+	for p := range told {
 		if slices.Contains(all, p) {
 			continue
 		}
 		if t, _ := troubleOf(p); w.write(ctx, t, true) {
-			delete(w.problems, p)
+			delete(told, p)
 		}
 	}
 	for _, p := range all {
 		t, ok := troubleOf(p)
-		if !ok || !w.picked(t.object, replicas) {
-			delete(w.problems, p) // Another replica writes about the object now.
+		if !ok || !mine(t) {
+			delete(told, p) // Another replica writes about the object now.
 			continue
 		}
-		if at, told := w.problems[p]; told && w.now().Sub(at) < repeat {
+		if at, before := told[p]; before && w.now().Sub(at) < repeat {
 			continue
 		}
 		if w.write(ctx, t, false) {
-			w.problems[p] = w.now()
+			told[p] = w.now()
 		}
 	}
 }

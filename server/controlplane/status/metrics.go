@@ -119,11 +119,11 @@ func (t *Tracker) observe(meter metric.Meter) error {
 		o.ObserveFloat64(frontends, float64(world.Frontends))
 		o.ObserveFloat64(endpoints, float64(world.Endpoints))
 		o.ObserveFloat64(nodes, float64(world.Nodes))
-		byReason := countBy(t.Problems(), func(p model.Problem) model.Reason { return p.Reason })
+		rows, others := t.nodeRows(t.last())
+		byReason := countBy(slices.Concat(t.Problems(), problemsOf(rows)), func(p model.Problem) model.Reason { return p.Reason })
 		for _, reason := range model.Reasons {
 			o.ObserveFloat64(problems, byReason[reason], metric.WithAttributes(attribute.String("reason", string(reason))))
 		}
-		rows, others := t.nodeRows(t.last())
 		o.ObserveFloat64(programs, float64(others))
 		byState := countBy(rows, func(n Node) State { return n.State })
 		for _, state := range States {

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // State says whether a node forwards what was published. The list is closed.
@@ -118,8 +119,12 @@ func (t *Tracker) connectedRow(streams []cache.StreamStatus, last uint64, now ti
 	var rejects string
 	var report frontendpb.Report
 	for _, s := range streams {
-		if r := frontendpb.ReportOf(s.Client); r.NotReady != "" {
+		r := frontendpb.ReportOf(s.Client)
+		if r.NotReady != "" {
 			report = r // Beside a stream that is dead and not yet found to be, the worse counts.
+		}
+		if len(r.Problems) > len(row.Problems) {
+			row.Problems = r.Problems
 		}
 		row.Applied = min(row.Applied, s.Applied)
 		name := cmp.Or(TypeNames[s.TypeURL], s.TypeURL)
@@ -129,6 +134,9 @@ func (t *Tracker) connectedRow(streams []cache.StreamStatus, last uint64, now ti
 		if s.Nack != "" {
 			rejects = name + ": " + s.Nack
 		}
+	}
+	for i := range row.Problems {
+		row.Problems[i].Object = string(model.KindNode) + " " + row.Node // An agent speaks of no other object.
 	}
 	lacks := t.lacksSince(row.Applied)
 	if !lacks.IsZero() {

@@ -2,6 +2,7 @@ package status
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/translate/envoy"
 	"github.com/fairlead/fairlead/translate/frontendpb"
+	"github.com/fairlead/fairlead/translate/model"
 )
 
 // agent is a client's stream of one type, by delta.
@@ -157,5 +159,26 @@ func TestProgramsAreNoNodes(t *testing.T) {
 	rows, programs := r.nodeRows(1)
 	if len(rows) != 1 || rows[0].Node != "n2" || programs != 2 {
 		t.Errorf("%d programs, rows %+v", programs, rows)
+	}
+}
+
+// What an agent finds on its node stands beside the problems of objects, counts as one, and is about that node alone.
+func TestProblemsOfNodes(t *testing.T) {
+	r, c := newTestTracker(t, slog.New(slog.DiscardHandler))
+	r.SetNodes([]string{"n1"})
+	r.Publish(cache.Update{}, &Publication{})
+	r.SetProblems([]model.Problem{{Object: "Service default/web", Reason: model.InvalidPort, Message: "port 0"}})
+	a := connect(t, c, "n1", envoy.NodeType)
+	a.answer("")
+	a.node.Metadata = frontendpb.Report{Problems: []model.Problem{{Object: "Node n2", Reason: model.HostObstacle, Message: "mtu"}}}.Metadata()
+	a.send(&discoverypb.DeltaDiscoveryRequest{})
+	want := model.Problem{Object: "Node n1", Reason: model.HostObstacle, Message: "mtu"}
+	if s := r.Status(); len(s.Problems) != 2 || s.Problems[1] != want || len(s.Nodes) != 1 || s.Nodes[0].State != Forwarding || !slices.Equal(s.Nodes[0].Problems, s.Problems[1:]) {
+		t.Errorf("status %+v, want the problem %v too, of a node that forwards", s, want)
+	}
+	a.node.Metadata = frontendpb.Report{}.Metadata()
+	a.send(&discoverypb.DeltaDiscoveryRequest{})
+	if s := r.Status(); len(s.Problems) != 1 || len(s.Nodes[0].Problems) != 0 {
+		t.Errorf("status %+v, though the agent reports no problem any more", s)
 	}
 }

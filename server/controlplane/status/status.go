@@ -37,6 +37,17 @@ type Node struct {
 	Applied    uint64    `json:"applied"`              // The last publish that it has completely.
 	LagSeconds float64   `json:"lagSeconds,omitempty"` // How long ago the first one was that it lacks.
 	Types      []Type    `json:"types"`
+
+	Problems []model.Problem `json:"problems,omitempty"` // Those that its agent has found on the node; also among the Status's.
+}
+
+// problemsOf returns the problems that the agents of the nodes have found.
+func problemsOf(rows []Node) []model.Problem {
+	var all []model.Problem
+	for _, n := range rows {
+		all = append(all, n.Problems...)
+	}
+	return all
 }
 
 // Type is what is known of one type of resource on one of the node's streams.
@@ -80,5 +91,6 @@ func (t *Tracker) Status() Status {
 	s := Status{Publish: t.last(), World: t.worldNow(), Nodes: []Node{}, Problems: append([]model.Problem{}, t.Problems()...)}
 	rows, programs := t.nodeRows(s.Publish)
 	s.Nodes, s.Programs = append(s.Nodes, rows...), programs
+	s.Problems = append(s.Problems, problemsOf(rows)...)
 	return s
 }
